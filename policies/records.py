@@ -1,0 +1,293 @@
+"""The registry's schema: the only place that knows the bytes workers write and gateways read.
+
+A worker has one static record (signed, rarely written) and one load record (written every heartbeat; its presence
+is the lease). Anything that does not parse, is out of range, unsigned or out of scope comes back as `Rejected`, a
+value to count: one bad record never costs the others. The wire names that workers and gateways share beside the
+registry (headers, the timing format) stand at the end.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import fnmatch
+import re
+from collections.abc import Callable
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+SCHEMA = 1
+LEASE_SECONDS = 3.0
+"""A load record expires after this; three missed heartbeats at one a second (faults.md section 5)."""
+HEARTBEAT_SECONDS = 0.25
+"""Default time between heartbeats; a write on change comes earlier."""
+HEARTBEAT_READS_PER_SECOND = 2000
+"""What one gateway process should have to read at most: workers slow down as the fleet grows beyond it."""
+MAX_RECORD_BYTES = 65536
+"""A record larger than this is refused unread; a worker with 100 endpoints needs about 30 KB."""
+MAX_WORKERS = 20_000
+"""Hard cap on workers one gateway admits, so that junk records cannot exhaust it."""
+
+Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z", max_length=128)]
+Id = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64)]
+"""Ids stand inside Redis keys and ACL patterns, so no separators and no glob characters."""
+Address = Annotated[str, Meta(pattern=r"\A(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}\Z", max_length=262)]
+Seconds = Annotated[float, Meta(ge=0, le=3600)]
+Usd = Annotated[float, Meta(ge=0, le=1e6)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0, le=10_000_000)]
+Quality = Annotated[float, Meta(ge=0, le=2)]
+"""A variant may score above its reference (distilled, fine-tuned), never absurdly so."""
+
+
+class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an endpoint takes for a request, in seconds: `base + item*(items-1) + prefill*prompt + decode*output`.
+
+    For tensor models `base` is one item alone and `item` each further one in the same batch. For text, `base` is the
+    fixed cost, `prefill` the time per prompt token and `decode` the time per output token at batch 1.
+    """
+
+    base: Seconds
+    item: Seconds = 0.0
+    prefill: Seconds = 0.0
+    decode: Seconds = 0.0
+
+
+class TokenPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="token", tag_field="mode"):
+    """A price list, as third-party APIs bill: US dollars per million tokens, plus a fee per request."""
+
+    input_usd_per_mtok: Usd
+    output_usd_per_mtok: Usd
+    request_usd: Usd = 0.0
+
+
+class MarginalPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="marginal", tag_field="mode"):
+    """Price per hour of the accelerator, of which a request is charged the seconds it uses."""
+
+    usd_per_hour: Usd
+
+
+Price = TokenPrice | MarginalPrice
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One model variant served by a worker. Unknown fields are ignored, so that old gateways read new workers."""
+
+    model: Name
+    """The name clients ask for."""
+    variant: Name
+    quality: Quality
+    """Task metric divided by the reference variant's on the same held-out data."""
+    served_name: str = ""
+    """The name the engine itself uses, when it is not `model`."""
+    task: Id = "text"
+    """`text`, `embedding`, `classification`, ...: shown by GET /v1/models, not routed on."""
+    curve: Curve
+    max_batch: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    """Requests the engine works on at once; a request waits only when all of these are taken."""
+    agreement: Quality | None = None
+    """Share of held-out answers equal to the reference's; a separate figure from quality."""
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker's static record: one process, one address, one accelerator."""
+
+    id: Id
+    boot: Id
+    """New at every start of the process."""
+    seq: Annotated[int, Meta(ge=0, le=2**62)]
+    """Grows with every write over all boots (workers use wall-clock milliseconds); older ones are ignored."""
+    address: Address
+    region: Id
+    zone: str = ""
+    cloud: str = ""
+    accelerator: Annotated[str, Meta(max_length=128)] = ""
+    """Free text: a GPU, TPU, ASIC or CPU by its name."""
+    power_watts: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    price: Price
+    egress_usd_per_gb: Usd = 0.0
+    engine: Id = "isochrone"
+    health_path: Annotated[str, Meta(pattern=r"\A/[!-~]*\Z", max_length=128)] = "/healthz"
+    """What a probe GETs: answered from memory, without accelerator time."""
+    variant_header: bool = True
+    """Whether it picks the variant by `x-isochrone-variant`; foreign engines need `served_name` in the body."""
+    endpoints: Annotated[tuple[Endpoint, ...], Meta(min_length=1, max_length=256)]
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker's load record: what waits and runs as of the moment it was written."""
+
+    worker: Id
+    boot: Id
+    seq: Annotated[int, Meta(ge=0, le=2**62)]
+    """Grows with every heartbeat of one boot."""
+    waiting: Count | None = None
+    """Requests in its queue; `None` when the engine cannot say (own in-flight counts serve)."""
+    running: Count | None = None
+    backlog: Seconds | None = None
+    """Seconds until a request arriving now would start, as the worker itself estimates."""
+    tokens_waiting: Count = 0
+    kv_use: Share = 0.0
+    draining: bool = False
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """What a signing key may register: shell-style patterns."""
+
+    workers: tuple[str, ...] = ("*",)
+    regions: tuple[str, ...] = ("*",)
+    models: tuple[str, ...] = ("*",)
+
+    def covers(self, worker: Worker) -> bool:
+        return (
+            _matches(worker.id, self.workers)
+            and _matches(worker.region, self.regions)
+            and all(_matches(e.model, self.models) for e in worker.endpoints)
+        )
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, p) for p in patterns)
+
+
+class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a static record travels: the record's JSON as a string, and who signed exactly those bytes."""
+
+    record: str
+    key: str = ""
+    sig: str = ""
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """A record that is not used. `kind` is a metric label."""
+
+    kind: str
+    """size, parse, unsigned, signature, scope"""
+    detail: str = ""
+
+
+Sign = Callable[[bytes], bytes]
+"""Message -> Ed25519 signature."""
+Verify = Callable[[str, bytes, bytes], Scope | None]
+"""(key id, message, signature) -> what that key may register, or None when the signature does not hold."""
+
+_load_decoder = msgspec.json.Decoder(Load)
+_worker_decoder = msgspec.json.Decoder(Worker)
+_envelope_decoder = msgspec.json.Decoder(Envelope)
+
+
+def seal_worker(worker: Worker, key_id: str = "", sign: Sign | None = None) -> bytes:
+    """The bytes to store under `node_key`: signed when a key is given."""
+    record = msgspec.json.encode(worker)
+    if sign is None:
+        return msgspec.json.encode(Envelope(record.decode()))
+    return msgspec.json.encode(Envelope(record.decode(), key_id, base64.b64encode(sign(record)).decode()))
+
+
+def open_worker(raw: bytes, verify: Verify | None) -> Worker | Rejected:
+    """Read a static record. With `verify` None (no keys configured) unsigned records pass."""
+    if len(raw) > MAX_RECORD_BYTES:
+        return Rejected("size", f"{len(raw)} bytes")
+    try:
+        envelope = _envelope_decoder.decode(raw)
+        record = envelope.record.encode()
+        scope = None
+        if verify is not None:
+            if not envelope.sig:
+                return Rejected("unsigned")
+            scope = verify(envelope.key, record, base64.b64decode(envelope.sig, validate=True))
+            if scope is None:
+                return Rejected("signature", f"key {envelope.key!r:.80}")
+        worker = _worker_decoder.decode(record)
+    except (msgspec.MsgspecError, binascii.Error, UnicodeError) as error:
+        return Rejected("parse", str(error))
+    if scope is not None and not scope.covers(worker):
+        return Rejected("scope", f"key {envelope.key!r:.80} may not register worker {worker.id!r}")
+    return worker
+
+
+def encode_load(load: Load) -> bytes:
+    return msgspec.json.encode(load)
+
+
+def decode_load(raw: bytes) -> Load | Rejected:
+    if len(raw) > MAX_RECORD_BYTES:
+        return Rejected("size", f"{len(raw)} bytes")
+    try:
+        return _load_decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        return Rejected("parse", str(error))
+
+
+# Keys. The braces are a Redis Cluster hash tag: all keys of a region live on one shard.
+REGIONS = "iso:regions"
+"""Set of the regions that have ever had a worker."""
+
+
+def node_key(region: str, worker_id: str) -> str:
+    return f"iso:{{{region}}}:node:{worker_id}"
+
+
+def load_key(region: str, worker_id: str) -> str:
+    return f"iso:{{{region}}}:load:{worker_id}"
+
+
+def ids_key(region: str) -> str:
+    """Set of worker ids; workers add themselves, only gateways remove."""
+    return f"iso:{{{region}}}:ids"
+
+
+def drains_key(region: str) -> str:
+    """Set of worker ids an operator drains; only gateways write it."""
+    return f"iso:{{{region}}}:drains"
+
+
+def rtt_key(region: str, gateway: str) -> str:
+    """One gateway's measured round trips to every region."""
+    return f"iso:{{{region}}}:rtt:{gateway}"
+
+
+def changes_channel(region: str) -> str:
+    """Where records are published as they are written: `b"node " + envelope`, `b"load " + load record`,
+    `b"gone " + worker id`, `b"drain " + id`, `b"undrain " + id`."""
+    return f"iso:{{{region}}}:changes"
+
+
+NODE, LOAD, GONE, DRAIN, UNDRAIN = b"node ", b"load ", b"gone ", b"drain ", b"undrain "
+
+# Wire names shared by workers and gateways beside the registry.
+VARIANT_HEADER = "x-isochrone-variant"
+EXECUTED_HEADER = "x-isochrone-executed"
+"""`0` on a refusal says that nothing was executed, which makes a retry safe."""
+DEADLINE_HEADER = "x-deadline-ms"
+"""Remaining budget in milliseconds: durations cross the wire, so clock skew does not matter."""
+TIMING_HEADER = "server-timing"
+TIMING_COMMENT = b": timing "
+"""SSE comment line before `[DONE]` that carries what `Server-Timing` does on unary replies."""
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a worker spent a request's time, in seconds."""
+
+    queue: float | None = None
+    prefill: float | None = None
+    decode: float | None = None
+    accel: float | None = None
+    """Accelerator seconds charged to this request; a batch's time is split by item."""
+
+    def encode(self) -> str:
+        """As a `Server-Timing` value (W3C: `name;dur=milliseconds`)."""
+        parts = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        return ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in parts if seconds is not None)
+
+
+_TIMING = re.compile(rb"\b(queue|prefill|decode|accel);dur=([0-9]{1,10}(?:\.[0-9]{1,6})?)(?![0-9.])")
+NO_TIMINGS = Timings()
+
+
+def decode_timings(value: bytes) -> Timings:
+    """Read what is understood of a `Server-Timing` value; the rest, and nonsense, is left out."""
+    found = {name.decode(): float(ms) / 1e3 for name, ms in _TIMING.findall(value)}
+    return Timings(**found) if found else NO_TIMINGS
