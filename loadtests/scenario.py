@@ -1,0 +1,121 @@
+"""A scenario: the regions, the round trips between them, the nodes and the routes of one small world.
+
+Read from YAML into frozen structs; an unknown key or a bad value is refused with the path of the field. The demo,
+the live tests and the WAN proxy all start from it. The one shipped is `scenarios/demo.yaml`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+from ruamel.yaml import YAML, YAMLError
+
+DEMO = "demo.yaml"
+
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+
+
+class ScenarioError(Exception):
+    """The file cannot be used; the text says where and why."""
+
+
+class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A place with nodes and perhaps a gateway."""
+
+    source_address: str
+    """The loopback address traffic from this region leaves from: how the WAN proxy tells regions apart."""
+    latitude: Annotated[float, Meta(ge=-90, le=90)]
+    longitude: Annotated[float, Meta(ge=-180, le=180)]
+    local_rtt_ms: NotNegative = 0.0
+    """Round trip inside the region."""
+    local_jitter_ms: NotNegative = 0.0
+
+
+class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The way between two regions, the same in both directions."""
+
+    between: tuple[str, str]
+    rtt_ms: Positive
+    jitter_ms: NotNegative = 0.0
+    """Each direction waits rtt/2 plus or minus up to half of this."""
+
+
+class NodePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A worker to start."""
+
+    id: str
+    region: str
+    zone: str = ""
+    cloud: str = ""
+    accelerator: str = ""
+    models: Annotated[tuple[str, ...], Meta(min_length=1)]
+    variants: Annotated[tuple[str, ...], Meta(min_length=1)]
+    usd_per_hour: NotNegative
+    egress_usd_per_gb: NotNegative = 0.0
+    power_watts: NotNegative = 0.0
+
+
+class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One world. Every pair of regions has exactly one link; every node stands in a known region."""
+
+    name: str
+    seed: int = 1
+    regions: dict[str, Region]
+    links: tuple[Link, ...]
+    gateways: Annotated[tuple[str, ...], Meta(min_length=1)]
+    """Regions that get a gateway, in the order `--gateways N` takes them."""
+    nodes: Annotated[tuple[NodePlan, ...], Meta(min_length=1)]
+    routes: tuple[dict[str, Any], ...] = ()
+    """As in gateway.yaml; the gateway itself checks them."""
+
+    def __post_init__(self) -> None:
+        known = set(self.regions)
+        _refuse_unknown("gateways", self.gateways, known)
+        _refuse_unknown("nodes", (node.region for node in self.nodes), known)
+        _refuse_unknown("links", (end for link in self.links for end in link.between), known)
+        _refuse_twice("nodes", (node.id for node in self.nodes))
+        _refuse_twice("regions", (region.source_address for region in self.regions.values()))
+        for name, region in self.regions.items():
+            if not ipaddress.ip_address(region.source_address).is_loopback:
+                raise ValueError(f"region {name!r}: source_address {region.source_address} is not a loopback address")
+        pairs = {frozenset((a, b)) for a in known for b in known if a != b}
+        linked = Counter(frozenset(link.between) for link in self.links)
+        for pair in pairs | set(linked):
+            if linked[pair] != 1:
+                raise ValueError(f"links: {linked[pair]} links join {sorted(pair)}, one was expected")
+
+    def round_trip(self, a: str, b: str) -> tuple[float, float]:
+        """Round trip and its jitter between two regions, in seconds."""
+        if a == b:
+            return self.regions[a].local_rtt_ms / 1e3, self.regions[a].local_jitter_ms / 1e3
+        link = next(link for link in self.links if set(link.between) == {a, b})
+        return link.rtt_ms / 1e3, link.jitter_ms / 1e3
+
+
+def _refuse_unknown(field: str, names: Iterable[str], known: set[str]) -> None:
+    unknown = sorted(set(names) - known)
+    if unknown:
+        raise ValueError(f"{field}: no such region {unknown[0]!r}; there are {', '.join(sorted(known))}")
+
+
+def _refuse_twice(field: str, names: Iterable[str]) -> None:
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise ValueError(f"{field}: {name!r} stands there {times} times")
+
+
+def load(path: Path | None = None) -> Scenario:
+    """Read a scenario file; without one, the shipped demo's."""
+    source = path if path is not None else resources.files("loadtests") / "scenarios" / DEMO
+    try:
+        return msgspec.convert(YAML(typ="safe", pure=True).load(source.read_text()), Scenario)
+    except (OSError, YAMLError, msgspec.ValidationError) as error:
+        raise ScenarioError(f"{source}: {error}") from error
