@@ -1,0 +1,165 @@
+"""The recent decisions, by request id: what was predicted and what came of it.
+
+A bounded memory for `GET /admin/explain/REQUEST_ID`, and the seam of a decision log: every finished trace is also
+handed to the sink, whose faults cost a count, never a request. Nothing of a request's body is in a trace.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from policies.reason import TABLE
+from policies.request import Dispatch, Eta, Outcome, Request, Shed
+
+CAPACITY = 4096
+"""About 10 MB of traces; at 100 requests a second the last 40 seconds."""
+
+
+class Trace(msgspec.Struct, kw_only=True):
+    """One client request from its first byte to its end; filled in by the exchange."""
+
+    request_id: str
+    request: Request | None = None
+    """`None` when it was refused before it could be understood."""
+    attempts: list[tuple[Dispatch, Outcome | None]] = []
+    shed: Shed | None = None
+    status: int = 0
+    """The HTTP status the client got; 0 while unanswered."""
+    finished: float | None = None
+    """When its last byte was written, on the monotonic clock."""
+    wall: float = 0.0
+    """Unix time when the ring took it; the only wall-clock figure."""
+
+
+Sink = Callable[[Trace], None]
+Price = Callable[[Dispatch, Outcome], float]
+"""What an attempt really cost, in US dollars."""
+
+
+class Ring:
+    """The last `capacity` traces; a repeated request id keeps the newest."""
+
+    def __init__(
+        self,
+        capacity: int = CAPACITY,
+        sink: Sink | None = None,
+        dropped: Callable[[Exception], None] | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._traces: OrderedDict[str, Trace] = OrderedDict()
+        self._capacity = capacity
+        self._sink = sink
+        self._dropped = dropped
+        self._wall = wall
+
+    def __len__(self) -> int:
+        return len(self._traces)
+
+    def add(self, trace: Trace) -> None:
+        """Keep a finished trace and hand it to the sink."""
+        trace.wall = self._wall()
+        self._traces[trace.request_id] = trace
+        self._traces.move_to_end(trace.request_id)
+        if len(self._traces) > self._capacity:
+            self._traces.popitem(last=False)
+        if self._sink is not None:
+            try:
+                self._sink(trace)
+            except Exception as error:  # a full disk must not cost the request
+                if self._dropped is not None:
+                    self._dropped(error)
+
+    def find(self, request_id: str) -> Trace | None:
+        return self._traces.get(request_id)
+
+    def recent(self, n: int) -> list[Trace]:
+        """The newest `n`, newest first."""
+        return list(islice(reversed(self._traces.values()), n))
+
+
+def encode(trace: Trace, price: Price) -> dict[str, Any]:
+    """A trace for people and programs: JSON-ready, predicted against actual for every attempt, in milliseconds."""
+    told: dict[str, Any] = {
+        "request_id": trace.request_id,
+        "at": datetime.fromtimestamp(trace.wall, UTC).isoformat(timespec="milliseconds"),
+        "status": trace.status,
+    }
+    request = trace.request
+    if request is not None:
+        took = None if trace.finished is None else trace.finished - request.arrived
+        told |= {
+            "model": request.model,
+            "policy": request.policy,
+            "tenant": request.tenant,
+            "stream": request.stream,
+            "deadline_ms": _ms(request.deadline - request.arrived),
+            "first_token_deadline_ms": _ms(request.first_token_deadline - request.arrived),
+            "probability": request.probability,
+            "took_ms": _ms(took),
+            "in_deadline": trace.shed is None and trace.finished is not None and trace.finished <= request.deadline,
+        }
+    if trace.shed is not None:
+        meaning = TABLE[trace.shed.reason]
+        told["refused"] = {
+            "reason": trace.shed.reason.label,
+            "code": meaning.code,
+            "detail": trace.shed.detail or meaning.message,
+            "param": trace.shed.param,
+        }
+    told["attempts"] = [_attempt(dispatch, outcome, price) for dispatch, outcome in trace.attempts]
+    return told
+
+
+def _attempt(dispatch: Dispatch, outcome: Outcome | None, price: Price) -> dict[str, Any]:
+    node = dispatch.node
+    return {
+        "attempt": dispatch.attempt,
+        "node": node.id,
+        "region": node.region,
+        "variant": node.endpoint.variant,
+        "promise": dispatch.status.value,
+        "outcome": "pending" if outcome is None else outcome.reason.label if outcome.reason else "ok",
+        "predicted": _predicted(dispatch.eta) | {"cost_usd": dispatch.cost},
+        "actual": None if outcome is None else _actual(outcome) | {"cost_usd": price(dispatch, outcome)},
+    }
+
+
+def _predicted(eta: Eta) -> dict[str, float | None]:
+    return {
+        "network_ms": _ms(eta.network),
+        "queue_ms": _ms(eta.wait),
+        "prefill_ms": _ms(eta.prefill),
+        "decode_ms": _ms(eta.decode),
+        "total_ms": _ms(eta.total),
+        "spread_ms": _ms(eta.spread),
+    }
+
+
+def _actual(outcome: Outcome) -> dict[str, float | None]:
+    """Network is what is left of the total once the worker's own times are taken off, when it reported them."""
+    network = None
+    if outcome.total is not None and outcome.prefill is not None:
+        inside = (outcome.queue or 0.0) + outcome.prefill + (outcome.decode or 0.0)
+        network = max(0.0, outcome.total - inside)
+    return {
+        "network_ms": _ms(network),
+        "queue_ms": _ms(outcome.queue),
+        "prefill_ms": _ms(outcome.prefill),
+        "decode_ms": _ms(outcome.decode),
+        "first_byte_ms": _ms(outcome.first_byte),
+        "total_ms": _ms(outcome.total),
+        "accelerator_ms": _ms(outcome.accelerator),
+    }
+
+
+def _ms(seconds: float | None) -> float | None:
+    """Milliseconds for people; an absent or infinite time is null in JSON."""
+    return None if seconds is None or not math.isfinite(seconds) else round(seconds * 1e3, 3)
