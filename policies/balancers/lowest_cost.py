@@ -1,0 +1,13 @@
+"""Lowest cost: the node this request is cheapest on, deadline or not."""
+
+from __future__ import annotations
+
+import random
+
+from policies.balancers import lowest
+from policies.columns import Candidates
+
+
+class LowestCost:
+    def pick(self, candidates: Candidates, rng: random.Random) -> int | None:
+        return lowest(candidates.eligible, candidates.cost, rng)

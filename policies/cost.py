@@ -1,0 +1,69 @@
+"""What a request costs on a node, expected before and billed after. US dollars.
+
+A node's price becomes `Rates`, one coefficient per thing a request has; expected cost is their weighted sum, so
+that the fleet can hold them as columns.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from policies.records import Curve, MarginalPrice, Worker
+from policies.request import Outcome, Request
+
+if TYPE_CHECKING:
+    from policies.node import Node
+
+SECONDS_PER_HOUR = 3600.0
+TOKENS_PER_MTOK = 1e6
+BYTES_PER_GB = 1e9
+
+
+class Rates(NamedTuple):
+    """US dollars per request, prompt token, output token, further item, and byte of the answer."""
+
+    request: float
+    prompt: float
+    output: float
+    item: float
+    byte: float
+
+
+def rates(worker: Worker, curve: Curve, accelerator_share: float) -> Rates:
+    """A node's price as coefficients. `accelerator_share`: accelerator seconds charged per second of the curve."""
+    byte = worker.egress_usd_per_gb / BYTES_PER_GB
+    price = worker.price
+    if isinstance(price, MarginalPrice):
+        second = price.usd_per_hour / SECONDS_PER_HOUR * accelerator_share
+        return Rates(curve.base * second, curve.prefill * second, curve.decode * second, curve.item * second, byte)
+    prompt = price.input_usd_per_mtok / TOKENS_PER_MTOK
+    output = price.output_usd_per_mtok / TOKENS_PER_MTOK
+    return Rates(price.request_usd, prompt, output, 0.0, byte)
+
+
+def bill(node: Node, request: Request, outcome: Outcome) -> float:
+    """What an attempt really cost: worker-reported accelerator seconds (or tokens) at the node's price, plus egress.
+
+    What the worker did not report is taken as predicted. An attempt that was not executed costs nothing.
+    """
+    if not outcome.executed:
+        return 0.0
+    worker = node.worker
+    egress = worker.egress_usd_per_gb / BYTES_PER_GB * outcome.reply_bytes
+    price = worker.price
+    if isinstance(price, MarginalPrice):
+        seconds = outcome.accelerator
+        if seconds is None:
+            seconds = node.charge.factor * curve_seconds(node.endpoint.curve, request, outcome.output_tokens)
+        return price.usd_per_hour / SECONDS_PER_HOUR * seconds + egress
+    tokens = request.output_tokens if outcome.output_tokens is None else outcome.output_tokens
+    per_token = (
+        price.input_usd_per_mtok * request.prompt_tokens + price.output_usd_per_mtok * tokens
+    ) / TOKENS_PER_MTOK
+    return price.request_usd + per_token + egress
+
+
+def curve_seconds(curve: Curve, request: Request, output_tokens: float | None = None) -> float:
+    """Compute seconds the service curve gives for a request, with the expected or the given output."""
+    tokens = request.output_tokens if output_tokens is None else output_tokens
+    return curve.base + curve.item * (request.items - 1) + curve.prefill * request.prompt_tokens + curve.decode * tokens

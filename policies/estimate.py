@@ -1,0 +1,98 @@
+"""What this gateway learns about a worker: round trips, and how far its service curve is off.
+
+Each estimator is a handful of floats with `observe`; none keeps samples, reads a clock or forgets by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+RTT_GAIN = 1 / 8
+DEVIATION_GAIN = 1 / 4
+"""RFC 6298 section 2: smoothed round trip and its mean deviation, gains 1/8 and 1/4."""
+PRIOR_RTT = 0.1
+"""A region nobody has measured: between a metro (5 ms) and the antipodes (300 ms), with as much deviation."""
+SPEED_GAIN = 0.1
+"""Gain of the per-node speed correction (algorithm.md 2.3): about the last ten requests count."""
+SPEED_CLIP = (-1.6, 1.6)
+"""Log bounds of the correction, a factor 5: beyond that the curve is wrong, not the node slow."""
+PRIOR_ERROR = 0.1
+"""Relative service error assumed until it is learned (algorithm.md 2.3: 0.1 of the service time)."""
+MIN_ERROR = 0.02
+
+CLASSES = (0.90, 0.95, 0.98, 0.99)
+"""The probability classes a request may ask for."""
+Z = {p: NormalDist().inv_cdf(p) for p in CLASSES}
+"""How many spreads above the mean each class asks for, until calibrated quantiles replace the normal's."""
+
+
+def probability(slack: float, spread: float) -> float:
+    """P(the answer is in time), if errors are normal: slack and spread in seconds."""
+    if spread <= 0.0:
+        return 1.0 if slack >= 0.0 else 0.0
+    return 0.5 * (1.0 + math.erf(slack / spread / math.sqrt(2.0)))
+
+
+class RoundTrips:
+    """Smoothed round-trip time and its jitter in seconds, starting from a prior that the first sample replaces."""
+
+    __slots__ = ("jitter", "mean", "samples")
+
+    def __init__(self, prior: RoundTrips | None = None) -> None:
+        self.mean: float = prior.mean if prior is not None else PRIOR_RTT
+        self.jitter: float = prior.jitter if prior is not None else PRIOR_RTT
+        self.samples = 0
+
+    def observe(self, seconds: float) -> None:
+        if self.samples == 0:
+            self.mean, self.jitter = seconds, seconds / 2  # RFC 6298 (2.2)
+        else:
+            self.jitter += DEVIATION_GAIN * (abs(seconds - self.mean) - self.jitter)
+            self.mean += RTT_GAIN * (seconds - self.mean)
+        self.samples += 1
+
+    def __repr__(self) -> str:
+        return f"<RoundTrips {self.mean * 1e3:.1f}±{self.jitter * 1e3:.1f} ms, {self.samples} samples>"
+
+
+class Overhead:
+    """What a request spends on the way beyond a probe's round trip (its body, the HTTP stacks), in seconds."""
+
+    __slots__ = ("mean",)
+
+    def __init__(self) -> None:
+        self.mean = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.mean = max(0.0, self.mean + RTT_GAIN * (seconds - self.mean))
+
+
+class Speed:
+    """How much slower (`factor` > 1) or faster a node is than its service curve, and the relative error left.
+
+    The mean of the logarithm is tracked, so that twice and half as fast weigh the same.
+    """
+
+    __slots__ = ("_log", "error", "factor", "samples")
+
+    def __init__(self) -> None:
+        self._log = 0.0
+        self.factor = 1.0
+        self.error = PRIOR_ERROR
+        self.samples = 0
+
+    def observe(self, ratio: float) -> None:
+        """One request's actual compute time over the curve's."""
+        if not 0.0 < ratio < math.inf:
+            return
+        low, high = SPEED_CLIP
+        value = min(high, max(low, math.log(ratio)))
+        gain = max(SPEED_GAIN, 1.0 / (self.samples + 2))  # the prior weighs as much as one sample
+        self.error = max(MIN_ERROR, self.error + gain * (abs(value - self._log) - self.error))
+        self._log += gain * (value - self._log)
+        self.factor = math.exp(self._log)
+        self.samples += 1
+
+    def __repr__(self) -> str:
+        return f"<Speed x{self.factor:.2f}±{self.error:.0%}>"

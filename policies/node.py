@@ -1,0 +1,233 @@
+"""A worker as this gateway knows it, and its nodes.
+
+`WorkerState` holds what the nodes of one worker share: its records, health, round trips, and the requests we sent
+that its last load report cannot contain yet. `Node` is an endpoint of it: what a request would take and cost there.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from policies import cost
+from policies.estimate import Overhead, RoundTrips, Speed
+from policies.health import Event, Health, HealthConfig, State
+from policies.records import Endpoint, Load, Worker
+from policies.request import Dispatch, Eta, Outcome, Request
+
+if TYPE_CHECKING:
+    from policies.columns import Columns
+
+WAIT_ERROR = 0.2
+"""Spread per second of predicted wait (algorithm.md 2.3)."""
+IDLE_ARRIVALS = 0.3
+"""Share of its capacity a node is assumed to receive unseen from others: what keeps an idle-looking cheap node from
+claiming certainty and being herded on (algorithm.md 2.3)."""
+TYPICAL_TOKENS = 64
+"""Output length assumed where no request is at hand: half the median chat answer of the Azure 2023 trace, because
+embeddings have none; only the scale matters."""
+STALE_LOAD_SECONDS = 3.0
+"""A load report older than this (three heartbeats) says nothing; own in-flight counts serve."""
+
+
+class WorkerState:
+    """One worker: its record, its last load, its health, and our own requests in flight on it."""
+
+    def __init__(self, record: Worker, health: HealthConfig, prior: RoundTrips | None) -> None:
+        self.record = record
+        self.load: Load | None = None
+        self.load_at = -math.inf
+        """When the load's figures were true, on our clock."""
+        self.health = Health(health)
+        self.rtt = RoundTrips(prior)
+        self.overhead = Overhead()
+        self.nodes: list[Node] = []
+        self.drained_by_operator = False
+        self.in_flight = 0
+        self._unseen: dict[int, tuple[float, float]] = {}
+        """Our dispatches the last load cannot contain: identity -> (dispatched at, seconds of work)."""
+        self._unseen_work = 0.0
+        self._finished_work = 0.0
+        """Work of ours the last load contains and that has ended since."""
+        self._finished = 0
+
+    # What the registry says.
+
+    def loaded(self, load: Load, as_of: float) -> None:
+        """Take a newer load: forget what it already contains of ours."""
+        self.load, self.load_at = load, as_of
+        arrived_by = as_of - self.rtt.mean / 2
+        for key in [key for key, (at, _) in self._unseen.items() if at <= arrived_by]:
+            del self._unseen[key]
+        self._unseen_work = sum(work for _, work in self._unseen.values())
+        self._finished_work, self._finished = 0.0, 0
+        self._follow_drain()
+
+    def drain(self, on: bool) -> None:
+        """An operator's drain; the worker's own `draining` flag has the same effect."""
+        self.drained_by_operator = on
+        self._follow_drain()
+
+    def _follow_drain(self) -> None:
+        draining = self.drained_by_operator or (self.load is not None and self.load.draining)
+        self.health.apply(Event.DRAIN if draining else Event.UNDRAIN)
+
+    # What we sent.
+
+    def reserve(self, dispatch: Dispatch, work: float) -> None:
+        self.in_flight += 1
+        self._unseen[id(dispatch)] = (dispatch.at, work)
+        self._unseen_work += work
+
+    def release(self, dispatch: Dispatch, work: float) -> None:
+        """Undo `reserve`, exactly once, whatever came of the dispatch."""
+        self.in_flight -= 1
+        seen = self._unseen.pop(id(dispatch), None)
+        if seen is None:
+            self._finished_work += work
+            self._finished += 1
+        elif self._unseen:
+            self._unseen_work -= seen[1]
+        else:
+            self._unseen_work = 0.0  # exact again: no rounding survives an idle moment
+
+    # What follows.
+
+    @property
+    def outstanding(self) -> int:
+        """Requests waiting and running there, ours included, as far as known."""
+        load = self.load
+        if load is None or load.waiting is None:
+            return self.in_flight
+        reported = load.waiting + (load.running or 0)
+        return max(reported - self._finished, 0) + len(self._unseen)
+
+    def wait(self, now: float) -> float:
+        """Seconds until a request arriving there now would start."""
+        load = self.load
+        if load is None or load.waiting is None or now - self.load_at > STALE_LOAD_SECONDS:
+            ahead = max(0, self.in_flight - self._slots())
+            return ahead * self._work()
+        if load.backlog is not None:
+            reported = max(0.0, load.backlog - (now - self.load_at) - self._finished_work)
+        else:
+            reported = max(0, load.waiting - self._finished) * self._work()
+        free = self._slots() - load.waiting - (load.running or 0) + self._finished
+        if len(self._unseen) < free:
+            return reported  # a queue is only a wait when the engine has no free slot
+        return reported + self._unseen_work
+
+    def _slots(self) -> int:
+        return max(node.endpoint.max_batch for node in self.nodes)
+
+    def _work(self) -> float:
+        """Seconds one more typical request adds, over all endpoints."""
+        return sum(node.typical_work for node in self.nodes) / len(self.nodes)
+
+    def accepts(self, now: float) -> bool:
+        """Serving, not resting after a refusal, and within its slow start."""
+        health = self.health
+        if now < health.rests_until:
+            return False
+        if health.state is State.SERVING:
+            return not health.slow or self.in_flight < health.slow
+        return health.state is State.PROBING and self.in_flight == 0
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.record.id} {self.health.state.value} {self.in_flight} in flight, {self.rtt!r}>"
+
+
+class Node:
+    """One endpoint of one worker, as this gateway sees it. `slot` is its place in its model's columns."""
+
+    __slots__ = ("charge", "columns", "endpoint", "id", "rates", "slot", "speed", "state", "typical_work")
+
+    def __init__(self, state: WorkerState, endpoint: Endpoint) -> None:
+        self.state = state
+        self.speed = Speed()
+        self.charge = Speed()
+        """Accelerator seconds over the curve's, learned like the speed."""
+        self.columns: Columns | None = None
+        self.slot = -1
+        self.describe(endpoint)
+
+    def describe(self, endpoint: Endpoint) -> None:
+        """Take a new description of the endpoint; what was learned about it stays."""
+        self.endpoint = endpoint
+        self.id = f"{self.state.record.id}/{endpoint.model}:{endpoint.variant}"
+        self.typical_work = self._share(endpoint.curve.base + TYPICAL_TOKENS * endpoint.curve.decode)
+        self.price()
+
+    def price(self) -> None:
+        self.rates = cost.rates(self.state.record, self.endpoint.curve, self.charge.factor)
+
+    @property
+    def worker(self) -> Worker:
+        return self.state.record
+
+    @property
+    def region(self) -> str:
+        return self.state.record.region
+
+    def accepts(self, now: float) -> bool:
+        return self.state.accepts(now)
+
+    def work(self, request: Request) -> float:
+        """Seconds this request keeps others waiting there: its share of the slots, or its place in a batch."""
+        return self._share(cost.curve_seconds(self.endpoint.curve, request) * self.speed.factor)
+
+    def _share(self, seconds: float) -> float:
+        curve = self.endpoint.curve
+        return max(curve.item, seconds / self.endpoint.max_batch)
+
+    def network(self) -> float:
+        return self.state.rtt.mean + self.state.overhead.mean
+
+    def fixed_spread(self, wait: float, now: float) -> float:
+        """The part of the spread that does not grow with the request (algorithm.md 2.3).
+
+        Jitter, the error of the wait, and what strangers may have sent unseen since the load was taken.
+        """
+        state = self.state
+        age = min(max(0.0, now - state.load_at), STALE_LOAD_SECONDS)
+        unseen = math.sqrt(IDLE_ARRIVALS * self.typical_work * (age + state.rtt.mean / 2))
+        return state.rtt.jitter + WAIT_ERROR * wait + unseen
+
+    def eta(self, request: Request, now: float) -> Eta:
+        """Mean and spread of the time a request sent now would take."""
+        curve, factor = self.endpoint.curve, self.speed.factor
+        decode = curve.decode * request.output_tokens * factor
+        compute = cost.curve_seconds(curve, request) * factor
+        wait = self.state.wait(now)
+        spread = self.fixed_spread(wait, now) + self.speed.error * compute
+        return Eta(network=self.network(), wait=wait, prefill=compute - decode, decode=decode, spread=spread)
+
+    def cost(self, request: Request) -> float:
+        """Expected US dollars for a request."""
+        r = self.rates
+        tokens = r.prompt * request.prompt_tokens + r.output * request.output_tokens
+        return r.request + tokens + r.item * (request.items - 1) + r.byte * request.reply_bytes
+
+    def learn(self, dispatch: Dispatch, outcome: Outcome) -> None:
+        """Correct network, speed and charge from what the worker and our own clock reported of an answer."""
+        request, state = dispatch.request, self.state
+        if outcome.prefill is not None and outcome.first_byte is not None:
+            inside = (outcome.queue or 0.0) + outcome.prefill
+            if not request.stream and outcome.decode is not None:
+                inside += outcome.decode
+            state.overhead.observe(outcome.first_byte - inside - state.rtt.mean)
+            compute = outcome.prefill + (outcome.decode or 0.0)
+        elif outcome.total is not None and state.wait(dispatch.at) == 0.0:
+            compute = outcome.total - dispatch.eta.network
+        else:
+            return
+        curve_seconds = cost.curve_seconds(self.endpoint.curve, request, outcome.output_tokens)
+        if curve_seconds <= 0.0:
+            return
+        self.speed.observe(compute / curve_seconds)
+        if outcome.accelerator is not None:
+            self.charge.observe(outcome.accelerator / curve_seconds)
+            self.price()
+
+    def __repr__(self) -> str:
+        return f"<Node {self.id} in {self.region}>"

@@ -1,0 +1,88 @@
+"""Whether a failed attempt may be repeated on another worker, and how many such repeats the fleet can stand.
+
+The rule (R1 to R4) is in `repeatable`; the budget has two halves that must both agree: a share of recent requests
+(Finagle's RetryBudget, Envoy's 20 %) and gRPC's token bucket (proposal A6), which stops retries in a lasting outage.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from policies.reason import Reason
+from policies.request import Outcome
+
+_SAFE = frozenset({Reason.CONNECT_FAILED, Reason.REFUSED})
+_AMBIGUOUS = frozenset(
+    {Reason.UPSTREAM_LOST, Reason.UPSTREAM_ERROR, Reason.BAD_UPSTREAM_REPLY, Reason.DEADLINE_EXCEEDED}
+)
+
+
+def repeatable(outcome: Outcome, pure: bool) -> bool:
+    """Whether the failed attempt may be repeated elsewhere, provided no byte of it went to the client (R4).
+
+    R1 (no request byte written) and R2 (the worker said it did not execute) are always safe; R3 (written, no
+    complete answer) is ambiguous and allowed only where repeating has no effect but cost (`pure`).
+    """
+    if outcome.reason in _SAFE or not outcome.executed:
+        return outcome.reason is not Reason.CLIENT_GONE
+    return pure and outcome.reason in _AMBIGUOUS
+
+
+class RetryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    max_extra: int = 2
+    """Attempts beyond the first."""
+    share: float = 0.2
+    """Repeats per request, on average (Envoy's retry budget)."""
+    min_in_flight: int = 3
+    """Repeats always allowed at once, so that a quiet gateway can repeat at all (Envoy)."""
+    bucket_tokens: float = 100.0
+    """gRPC A6: each failure takes a token; no repeats at half or below. A worker that dies fails all it had in flight
+    at once, so the bucket holds a worker's worth of requests, not A6's example of 10."""
+    token_ratio: float = 0.1
+    """What each success returns."""
+
+
+BALANCE_CAP_REQUESTS = 500.0
+"""Requests whose share of repeats may be saved up: at 20 %, a burst of at most 100 repeats."""
+
+
+class RetryBudget:
+    """Counts requests and repeats of one policy."""
+
+    __slots__ = ("_balance", "_in_flight", "_tokens", "config")
+
+    def __init__(self, config: RetryConfig) -> None:
+        self.config = config
+        self._balance = 0.0
+        self._in_flight = 0
+        self._tokens = config.bucket_tokens
+
+    def requested(self) -> None:
+        """A first attempt was dispatched."""
+        self._balance = min(BALANCE_CAP_REQUESTS * self.config.share, self._balance + self.config.share)
+
+    def take(self) -> bool:
+        """Ask for one repeat; it is counted as in flight until `released`."""
+        if self._tokens <= self.config.bucket_tokens / 2:
+            return False
+        if self._in_flight >= self.config.min_in_flight:
+            if self._balance < 1.0:
+                return False
+            self._balance -= 1.0
+        self._in_flight += 1
+        return True
+
+    def released(self) -> None:
+        """A repeat ended, however it did."""
+        self._in_flight -= 1
+
+    def settled(self, ok: bool) -> None:
+        """An attempt ended: feed the token bucket."""
+        config = self.config
+        if ok:
+            self._tokens = min(config.bucket_tokens, self._tokens + config.token_ratio)
+        else:
+            self._tokens = max(0.0, self._tokens - 1.0)
+
+    def __repr__(self) -> str:
+        return f"<RetryBudget {self._in_flight} in flight, balance {self._balance:.1f}, {self._tokens:.1f} tokens>"

@@ -1,0 +1,274 @@
+"""The decision: three verbs and a tick, over a fleet, with no I/O, no clock and no chance of its own.
+
+    observe  what the registry, the probes and the operators see
+    route    decide and reserve, in one synchronous step
+    report   settle a dispatch, exactly once
+    tick     the only maintenance
+
+The gateway drives it with sockets and a real clock, a simulator with a heap and a virtual one. State that must
+survive a change of policies is the fleet's; a reload makes a new router over the same fleet.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping
+
+from policies import admission
+from policies.admission import AdmissionConfig
+from policies.balancers import Balancer
+from policies.balancers.cheapest_in_deadline import CheapestInDeadline
+from policies.balancers.soonest import FastestTokens, Soonest
+from policies.columns import Candidates, Columns, Mask, in_regions, shortfall
+from policies.fleet import Fleet
+from policies.reason import Reason
+from policies.request import (
+    ANY,
+    INFINITE,
+    Change,
+    Dispatch,
+    Hold,
+    Infeasible,
+    Outcome,
+    Request,
+    Shed,
+    Sort,
+    Status,
+)
+from policies.retry import RetryBudget, RetryConfig
+
+OUR_DOING = frozenset({Reason.CLIENT_GONE})
+"""Ends of an attempt that say nothing about the fleet."""
+
+
+class Policy:
+    """A named policy at work: a balancer, what to admit, what to repeat."""
+
+    def __init__(self, balancer: Balancer, admission: AdmissionConfig, retry: RetryConfig) -> None:
+        self.balancer = balancer
+        self.admission = admission
+        self.budget = RetryBudget(retry)
+        self.in_flight = 0
+
+
+class Choice:
+    """What `consider` found: a node and the promise it was picked under."""
+
+    __slots__ = ("candidates", "node", "slot", "status")
+
+    def __init__(self, candidates: Candidates, slot: int, status: Status) -> None:
+        self.candidates = candidates
+        self.slot = slot
+        self.node = candidates.columns.nodes[slot]
+        self.status = status
+
+
+class _Open:
+    """A dispatch that has not been reported: what `report` must undo."""
+
+    __slots__ = ("policy", "work")
+
+    def __init__(self, policy: Policy, work: float) -> None:
+        self.policy = policy
+        self.work = work
+
+
+class Router:
+    def __init__(self, fleet: Fleet, policies: Mapping[str, Policy], rng: random.Random) -> None:
+        self.fleet = fleet
+        self._policies = policies
+        self._rng = rng
+        self._open: dict[int, _Open] = {}
+        self._sorted: dict[Sort, Balancer] = {
+            Sort.PRICE: CheapestInDeadline(),
+            Sort.LATENCY: Soonest(),
+            Sort.THROUGHPUT: FastestTokens(),
+        }
+        self._soonest = self._sorted[Sort.LATENCY]
+
+    # The verbs.
+
+    def observe(self, change: Change, now: float) -> None:
+        """A node appeared, changed, reported load, was measured, or left."""
+        self.fleet.apply(change, now)
+
+    def route(self, request: Request, now: float, avoid: Collection[str] = ()) -> Dispatch | Hold | Shed:
+        """Decide where a request goes, and reserve it there.
+
+        `avoid` holds the ids of workers already tried; with any, this is a repeat and needs the policy's budget.
+        Raises KeyError when the request names a policy this router does not have.
+        """
+        policy = self._policies[request.policy]
+        refusal = self._refuse_repeat(policy, request, now, avoid) if avoid else self._refuse_first(policy)
+        if refusal is not None:
+            return refusal
+        choice = self.consider(request, now, avoid)
+        if isinstance(choice, Shed):
+            return choice
+        if avoid and not policy.budget.take():
+            return Shed(Reason.OVERLOADED, "The retry budget is spent.", retry_after=admission.MIN_RETRY_AFTER)
+        node = choice.node
+        dispatch = Dispatch(
+            request=request,
+            node=node,
+            at=now,
+            attempt=len(avoid) + 1,
+            status=choice.status,
+            eta=node.eta(request, now),
+            cost=float(choice.candidates.cost[choice.slot]),
+        )
+        self._reserve(policy, dispatch)
+        return dispatch
+
+    def report(self, dispatch: Dispatch, outcome: Outcome, now: float) -> None:
+        """Settle a dispatch. Raises KeyError when it was settled before: once per dispatch, never twice."""
+        opened = self._open.pop(id(dispatch))
+        policy = opened.policy
+        policy.in_flight -= 1
+        if dispatch.attempt > 1:
+            policy.budget.released()
+        if outcome.reason not in OUR_DOING:
+            policy.budget.settled(ok=outcome.reason is None)
+        self.fleet.settle(dispatch, opened.work, outcome, now)
+
+    def tick(self, now: float) -> None:
+        """Maintenance; call it about every 50 ms."""
+        self.fleet.tick(now)
+
+    # The decision without the reservation: also what explanations are made of.
+
+    def consider(self, request: Request, now: float, avoid: Collection[str] = ()) -> Choice | Shed:
+        """Pick a node for a request, changing nothing."""
+        columns = self.fleet.columns(request.model)
+        if columns is None:
+            return Shed(Reason.MODEL_NOT_FOUND, param="model")
+        balancer = self._balancer(request)
+        candidates = self._candidates(columns, request, request.quality, now, avoid)
+        slot = self._pick(balancer, candidates)
+        if slot is not None:
+            return Choice(candidates, slot, Status.FEASIBLE if candidates.fit[slot] else Status.BEST_EFFORT)
+        return self._when_infeasible(balancer, candidates, now, avoid)
+
+    def _balancer(self, request: Request) -> Balancer:
+        return self._policies[request.policy].balancer if request.sort is None else self._sorted[request.sort]
+
+    def _candidates(
+        self, columns: Columns, request: Request, quality: float, now: float, avoid: Collection[str]
+    ) -> Candidates:
+        eligible = columns.eligible(request, quality, avoid, self.fleet.health.panic_share)
+        return columns.candidates(request, eligible, now)
+
+    def _pick(self, balancer: Balancer, candidates: Candidates) -> int | None:
+        request = candidates.request
+        if request.sort is not None and candidates.fit.any():
+            candidates = candidates.narrowed(candidates.fit)
+        for name in request.order:
+            slot = balancer.pick(candidates.narrowed(candidates.named((name,))), self._rng)
+            if slot is not None:
+                return slot
+        if request.order and not request.allow_fallbacks:
+            return None
+        return balancer.pick(candidates, self._rng)
+
+    def _when_infeasible(
+        self, balancer: Balancer, candidates: Candidates, now: float, avoid: Collection[str]
+    ) -> Choice | Shed:
+        """Nobody is predicted in time: what the request (or its route) wants then, in its order."""
+        request = candidates.request
+        for step in request.when_infeasible:
+            if step is Infeasible.DEGRADE and request.min_quality < request.quality:
+                candidates = self._candidates(candidates.columns, request, request.min_quality, now, avoid)
+                slot = self._pick(balancer, candidates)
+                if slot is not None:
+                    return Choice(candidates, slot, Status.DEGRADED)
+            elif step is Infeasible.BEST_EFFORT or step is Infeasible.HOLD:
+                # A gateway without a queue of its own cannot hold: it sends the request to the soonest node instead.
+                slot = self._pick(self._soonest, candidates)
+                if slot is not None:
+                    return Choice(candidates, slot, Status.BEST_EFFORT)
+            elif step is Infeasible.REJECT:
+                break
+        return self._why_nobody(candidates, now)
+
+    def _why_nobody(self, candidates: Candidates, now: float) -> Shed:
+        """Name what left the request without a node: its own constraints first, then the fleet, then the clock."""
+        columns, request = candidates.columns, candidates.request
+        if candidates.eligible.any():
+            if request.order and not request.allow_fallbacks:
+                return Shed(Reason.NO_MATCHING_NODE, param="provider.order")
+            if request.patient:
+                wait = float(columns.wait[: len(columns.nodes)][candidates.eligible].min())
+                detail = "Every node has a longer queue than a request without a deadline is sent behind."
+                return Shed(Reason.OVERLOADED, detail, None, admission.retry_after(wait - request.patience))
+            return admission.infeasible(shortfall(candidates, now))
+        constraint = violated(columns, request)
+        if constraint is not None:
+            return constraint
+        if columns.reachable[: len(columns.nodes)].any():
+            return Shed(Reason.NO_CAPACITY, retry_after=admission.MIN_RETRY_AFTER)
+        return Shed(Reason.NO_CAPACITY, "Every node of this model is draining.", None, admission.MIN_RETRY_AFTER)
+
+    # Accounting.
+
+    def _refuse_first(self, policy: Policy) -> Shed | None:
+        limit = policy.admission.max_in_flight
+        if limit and policy.in_flight >= limit:
+            detail = "As many requests as this route allows are in flight."
+            return Shed(Reason.OVERLOADED, detail, None, admission.MIN_RETRY_AFTER)
+        return None
+
+    def _refuse_repeat(self, policy: Policy, request: Request, now: float, avoid: Collection[str]) -> Shed | None:
+        if now >= request.deadline:
+            return Shed(Reason.DEADLINE_EXCEEDED)
+        if len(avoid) > policy.budget.config.max_extra or not request.allow_fallbacks:
+            return Shed(Reason.NO_CAPACITY, "No further attempt is allowed.", None, admission.MIN_RETRY_AFTER)
+        return None
+
+    def _reserve(self, policy: Policy, dispatch: Dispatch) -> None:
+        work = dispatch.node.work(dispatch.request)
+        policy.in_flight += 1
+        if dispatch.attempt == 1:
+            policy.budget.requested()
+        self._open[id(dispatch)] = _Open(policy, work)
+        self.fleet.reserve(dispatch, work)
+
+    def adopt(self, other: Router) -> None:
+        """Take over the dispatches another router over the same fleet has open, so that they may be reported here."""
+        self._open.update(other._open)
+        other._open = self._open
+
+    @property
+    def open(self) -> int:
+        """Dispatches not yet reported."""
+        return len(self._open)
+
+    def __repr__(self) -> str:
+        return f"<Router {len(self._open)} open, {self.fleet!r}>"
+
+
+def violated(columns: Columns, request: Request) -> Shed | None:
+    """Which of the request's own constraints no node of the model satisfies, health and load aside."""
+    size = len(columns.nodes)
+    selection = request.selection
+
+    def nobody(mask: Mask) -> bool:
+        return not mask[:size].any()
+
+    if selection is not ANY:
+        left = [node for node in columns.nodes if in_regions(selection, node.worker)]
+        if not left:
+            return Shed(Reason.REGION_LOCKED, param="x-allow-regions")
+        if nobody(columns.mask(selection)):
+            return Shed(Reason.NO_MATCHING_NODE, param="provider")
+    floor = request.min_quality if Infeasible.DEGRADE in request.when_infeasible else request.quality
+    if nobody(columns.quality >= floor):
+        best = max(node.endpoint.quality for node in columns.nodes)
+        return Shed(Reason.QUALITY_FLOOR, f"The best variant has quality {best:g}.", "x-min-quality")
+    prompt_cap, output_cap = selection.max_input_usd_per_mtok / 1e6, selection.max_output_usd_per_mtok / 1e6
+    if nobody((columns.usd_prompt <= prompt_cap) & (columns.usd_output <= output_cap)):
+        return Shed(Reason.PRICE_CAP, param="provider.max_price")
+    if request.max_cost < INFINITE:
+        costs = columns.cost(slice(0, size), request)
+        if not (costs <= request.max_cost).any():
+            return Shed(Reason.PRICE_CAP, f"The cheapest node costs ${costs.min():.3g}.", "x-max-cost-usd")
+    return None
