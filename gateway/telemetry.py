@@ -12,10 +12,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
-from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 from prometheus_client.registry import Collector
 
 from policies.reason import Reason
@@ -43,7 +41,7 @@ def _family(prefix: str, family: str, text: str, label: str, values: Iterable[st
 
 
 COUNTERS: dict[str, Counter] = {
-    "registry.shrinks": Counter("registry_shrinks", "Times the registry lost most of the fleet at once and was doubted."),
+    "registry.shrinks": Counter("registry_shrinks", "Times a registry lost most of its fleet at once and was doubted."),
     "registry.lost": Counter("registry_lost", "Times the connection to a registry was lost."),
     "registry.reads": Counter("registry_reads", "Complete reads of a registry."),
     "snapshot.saved": Counter("snapshot_writes", "Snapshots of the fleet written to disk.", "result", "saved"),
@@ -55,10 +53,11 @@ COUNTERS: dict[str, Counter] = {
         "records", "registry_records_rejected", "Static records not used, once per distinct record.", "kind",
         ("size", "parse", "unsigned", "signature", "scope", "misplaced", "replayed", "full", "blank", "id"),
     ),
-    **_family("loads", "registry_loads_rejected", "Load records not used.", "kind", ("size", "parse", "replayed")),
+    **_family("loads", "registry_loads_rejected", "Load records not used.", "kind",
+              ("size", "parse", "misplaced", "replayed")),
     **_family("probes", "probes", "Probes of workers by result; the first on a connection only warms it.", "result",
               ("timed", "warmed", "failed")),
-    **_family("config", "config_reloads", "Configuration files read after the start.", "result", ("applied", "refused")),
+    **_family("config", "config_reloads", "Configurations read after the start.", "result", ("applied", "refused")),
     **_family("connections", "connections", "Client connections.", "event",
               ("accepted", "refused", "closed", "header_timeout", "body_timeout", "idle_timeout", "write_stall")),
     **_family("upstream", "upstream_connections", "Connections to workers.", "event",
@@ -203,9 +202,9 @@ class Telemetry(Collector):
         """Show a gauge on the page from now on."""
         self._gauges.append(gauge)
 
-    def page(self) -> tuple[bytes, str]:
-        """The metrics page in the OpenMetrics text format, and its content type."""
-        return openmetrics(self._page), OPENMETRICS
+    def page(self) -> bytes:
+        """The metrics page in the Prometheus text format 0.0.4."""
+        return generate_latest(self._page)
 
     def collect(self) -> Iterator[Metric]:
         yield from self._requests()
@@ -220,7 +219,7 @@ class Telemetry(Collector):
             for label, histogram in zip(COMPONENTS, component[1], strict=True):
                 family.add_metric([label], list(histogram.cumulated()), histogram.sum)
             yield family
-        yield _plain("isochrone_request_seconds", "From a request's first byte to the end of its answer.", self._latency)
+        yield _plain("isochrone_request_seconds", "From first request byte to last answer byte.", self._latency)
         yield _plain("isochrone_loop_lag_seconds", "How late the event loop ran a timer.", self._lag)
         for gauge in self._gauges:
             shown = GaugeMetricFamily(f"isochrone_{gauge.name}", gauge.help, labels=list(gauge.labels))
@@ -247,7 +246,7 @@ class Telemetry(Collector):
         yield promises
 
     def _attempts(self) -> Iterator[Metric]:
-        dispatched = CounterMetricFamily("isochrone_dispatches", "Attempts sent to workers.", labels=["region", "status"])
+        dispatched = CounterMetricFamily("isochrone_dispatches", "Attempts sent.", labels=["region", "status"])
         outcomes = CounterMetricFamily("isochrone_attempts", "Attempts that ended.", labels=["region", "outcome"])
         cost = CounterMetricFamily("isochrone_cost_dollars", "What attempts cost.", labels=["region"])
         expected = CounterMetricFamily("isochrone_expected_cost_dollars", "What they should have.", labels=["region"])
