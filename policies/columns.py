@@ -1,8 +1,8 @@
 """The nodes of one model as float32 columns, and the view of them that one request gets.
 
 A `Node` is a view on one slot. `touch` writes a slot after a change; `candidates` evaluates a request over all slots
-in a few vector operations. The same arithmetic on one slot (`at`) is what the readable oracle in
-`balancers/pipeline.py` uses, so that both see bitwise the same numbers.
+in a few vector operations. The same functions on one `row` are what the readable oracle in `balancers/pipeline.py`
+uses, so that both see bitwise the same numbers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Collection, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,11 @@ _FLOATS = (
     "usd_item",
     "usd_byte",
     "quality",
+)
+_FLAGS = (
+    "accepts",  # may be sent a request now
+    "reachable",  # not draining: what is left to try in panic
+    "in_service",  # not out for bad health
 )
 _START = 8
 """Slots allocated for a new model; doubled when full."""
@@ -73,37 +79,37 @@ class Columns:
         self.model = model
         self.nodes: list[Node] = []
         self._masks: dict[Selection, Mask] = {}
-        for name in _FLOATS:
-            setattr(self, name, np.zeros(_START, np.float32))
-        for name in ("accepts", "reachable", "in_service"):
-            setattr(self, name, np.zeros(_START, np.bool_))
+        self._store: dict[str, npt.NDArray[Any]] = {name: np.zeros(_START, np.float32) for name in _FLOATS}
+        self._store |= {name: np.zeros(_START, np.bool_) for name in _FLAGS}
+        self._fit_views()
 
-    def _all(self) -> tuple[str, ...]:
-        return (*_FLOATS, "accepts", "reachable", "in_service")
+    def _fit_views(self) -> None:
+        """Point the attributes at as much of the store as there are nodes, so that no request slices anything."""
+        size = len(self.nodes)
+        for name, column in self._store.items():
+            setattr(self, name, column[:size])
+        self._masks.clear()
 
     def add(self, node: Node, now: float) -> None:
         """Append a node."""
         size = len(self.nodes)
-        if size == len(self.fixed):
-            for name in self._all():
-                column = getattr(self, name)
-                setattr(self, name, np.concatenate([column, np.zeros_like(column)]))
+        if size == len(self._store["fixed"]):
+            self._store = {name: np.concatenate([c, np.zeros_like(c)]) for name, c in self._store.items()}
         node.columns, node.slot = self, size
         self.nodes.append(node)
-        self._masks.clear()
+        self._fit_views()
         self.describe(node, now)
 
     def remove(self, node: Node) -> None:
         """Take a node out; the last one moves into its slot."""
         last = self.nodes.pop()
         if last is not node:
-            for name in self._all():
-                column = getattr(self, name)
+            for column in self._store.values():
                 column[node.slot] = column[last.slot]
             self.nodes[node.slot] = last
             last.slot = node.slot
         node.columns, node.slot = None, -1
-        self._masks.clear()
+        self._fit_views()
 
     def describe(self, node: Node, now: float) -> None:
         """Write everything about a node: after its record, its speed or its price changed."""
@@ -147,62 +153,74 @@ class Columns:
 
     def eligible(self, request: Request, quality: float, avoid: Collection[str], panic_share: float) -> Mask:
         """Which nodes may take the request at all, deadlines aside."""
-        size = len(self.nodes)
-        mask = self.accepts[:size]
-        if np.count_nonzero(self.in_service[:size]) < panic_share * size:
-            mask = self.reachable[:size]  # panic: so much bad health means that the health data is wrong
+        mask = self.accepts
+        if np.count_nonzero(self.in_service) < panic_share * len(self.nodes):
+            mask = self.reachable  # panic: so much bad health means that the health data is wrong
         if quality > 0.0:
-            mask = mask & (self.quality[:size] >= np.float32(quality))
+            mask = mask & (self.quality >= quality)
         selection = request.selection
         if selection is not ANY:
             mask = mask & self.mask(selection)
             if selection.max_input_usd_per_mtok < INFINITE:
-                mask = mask & (self.usd_prompt[:size] <= np.float32(selection.max_input_usd_per_mtok / 1e6))
+                mask = mask & (self.usd_prompt <= selection.max_input_usd_per_mtok / 1e6)
             if selection.max_output_usd_per_mtok < INFINITE:
-                mask = mask & (self.usd_output[:size] <= np.float32(selection.max_output_usd_per_mtok / 1e6))
+                mask = mask & (self.usd_output <= selection.max_output_usd_per_mtok / 1e6)
         if avoid:
-            mask = mask & np.fromiter((node.worker.id not in avoid for node in self.nodes), np.bool_, size)
+            tried = (node.worker.id not in avoid for node in self.nodes)
+            mask = mask & np.fromiter(tried, np.bool_, len(self.nodes))
         return mask
 
-    def at(self, slots: slice | int, request: Request) -> tuple[Any, Any, Any, Any]:
-        """(total, first token, spread, cost) of a request: for a slice of slots as arrays, for one as scalars."""
-        compute = self.prompt[slots] * np.float32(request.prompt_tokens)
-        if request.items > 1:
-            compute = compute + self.item[slots] * np.float32(request.items - 1)
-        first = self.fixed[slots] + compute
-        total = first
-        if request.output_tokens:
-            decode = self.output[slots] * np.float32(request.output_tokens)
-            total = first + decode
-            compute = compute + decode
-        spread = self.spread[slots] + self.error[slots] * compute
-        return total, first, spread, self.cost(slots, request)
-
-    def cost(self, slots: slice | int, request: Request) -> Any:
-        """Expected US dollars, for a slice of slots or one."""
-        usd = self.usd[slots] + self.usd_prompt[slots] * np.float32(request.prompt_tokens)
-        if request.items > 1:
-            usd = usd + self.usd_item[slots] * np.float32(request.items - 1)
-        if request.output_tokens:
-            usd = usd + self.usd_output[slots] * np.float32(request.output_tokens)
-        return usd + self.usd_byte[slots] * np.float32(request.reply_bytes)
-
-    def in_time(self, slots: slice | int, request: Request, total: Any, first: Any, spread: Any, now: float) -> Any:
-        """Whether every deadline of the request is met with its probability: mean + z(p) * spread <= budget."""
-        if request.patient:
-            return self.wait[slots] <= np.float32(request.patience)
-        margin = np.float32(Z[request.probability]) * spread
-        result = total + margin <= np.float32(request.deadline - now)
-        if request.first_token_deadline < INFINITE:
-            result = result & (first + margin <= np.float32(request.first_token_deadline - now))
-        if request.token_interval < INFINITE:
-            # A node's pace varies with its relative error, not with what waits in front of it.
-            slowest = self.output[slots] * (1 + np.float32(Z[request.probability]) * self.error[slots])
-            result = result & (slowest <= np.float32(request.token_interval))
-        return result
+    def row(self, slot: int) -> Row:
+        """One node's entries as float32 scalars: the same arithmetic on it gives bitwise the columns' results."""
+        return Row(**{name: getattr(self, name)[slot] for name in _FLOATS})
 
     def candidates(self, request: Request, eligible: Mask, now: float) -> Candidates:
         return Candidates(self, request, eligible, now)
+
+
+class Row(SimpleNamespace):
+    """One slot of every column."""
+
+
+def predict(view: Columns | Row, request: Request) -> tuple[Any, Any, Any]:
+    """(total, first token, spread) of a request in seconds: arrays over the columns, or scalars of a row."""
+    compute = view.prompt * request.prompt_tokens
+    if request.items > 1:
+        compute = compute + view.item * (request.items - 1)
+    first = view.fixed + compute
+    total = first
+    if request.output_tokens:
+        decode = view.output * request.output_tokens
+        total = first + decode
+        compute = compute + decode
+    return total, first, view.spread + view.error * compute
+
+
+def expected_cost(view: Columns | Row, request: Request) -> Any:
+    """Expected US dollars of a request."""
+    usd = view.usd + view.usd_prompt * request.prompt_tokens
+    if request.items > 1:
+        usd = usd + view.usd_item * (request.items - 1)
+    if request.output_tokens:
+        usd = usd + view.usd_output * request.output_tokens
+    if request.reply_bytes:
+        usd = usd + view.usd_byte * request.reply_bytes
+    return usd
+
+
+def in_time(view: Columns | Row, request: Request, total: Any, first: Any, spread: Any, now: float) -> Any:
+    """Whether every deadline of the request is met with its probability: mean + z(p) * spread <= budget."""
+    if request.patient:
+        return view.wait <= request.patience
+    margin = spread * Z[request.probability]
+    result = total + margin <= request.deadline - now
+    if request.first_token_deadline < INFINITE:
+        result = result & (first + margin <= request.first_token_deadline - now)
+    if request.token_interval < INFINITE:
+        # A node's pace varies with its relative error, not with what waits in front of it.
+        slowest = view.output * (1 + Z[request.probability] * view.error)
+        result = result & (slowest <= request.token_interval)
+    return result
 
 
 class Candidates:
@@ -211,15 +229,15 @@ class Candidates:
     __slots__ = ("columns", "cost", "eligible", "fit", "request", "spread", "total")
 
     def __init__(self, columns: Columns, request: Request, eligible: Mask, now: float) -> None:
-        slots = slice(0, len(columns.nodes))
-        total, first, spread, cost = columns.at(slots, request)
+        total, first, spread = predict(columns, request)
+        cost = expected_cost(columns, request)
         self.columns = columns
         self.request = request
         if request.max_cost < INFINITE:
-            eligible = eligible & (cost <= np.float32(request.max_cost))
+            eligible = eligible & (cost <= request.max_cost)
         self.eligible: Mask = eligible
         """May take it."""
-        self.fit: Mask = eligible & columns.in_time(slots, request, total, first, spread, now)
+        self.fit: Mask = eligible & in_time(columns, request, total, first, spread, now)
         """May take it and is predicted to meet every deadline."""
         self.total: Floats = total
         self.spread: Floats = spread

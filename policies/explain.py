@@ -141,7 +141,7 @@ def _verdict(view: Candidates, slot: int, chosen: int | None, now: float) -> str
         return "chosen"
     if view.fit[slot]:
         cheapest = view.cost[view.fit].min()
-        return "tier" if view.cost[slot] <= cheapest * np.float32(TIER) else "feasible, dearer"
+        return "tier" if view.cost[slot] <= cheapest * TIER else "feasible, dearer"
     if view.eligible[slot]:
         return _late(view, slot, now)
     return _excluded(node, request, now)

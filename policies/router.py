@@ -19,7 +19,7 @@ from policies.admission import AdmissionConfig
 from policies.balancers import Balancer
 from policies.balancers.cheapest_in_deadline import CheapestInDeadline
 from policies.balancers.soonest import FastestTokens, Soonest
-from policies.columns import Candidates, Columns, Mask, in_regions, shortfall
+from policies.columns import Candidates, Columns, expected_cost, in_regions, shortfall
 from policies.fleet import Fleet
 from policies.reason import Reason
 from policies.request import (
@@ -197,14 +197,14 @@ class Router:
             if request.order and not request.allow_fallbacks:
                 return Shed(Reason.NO_MATCHING_NODE, param="provider.order")
             if request.patient:
-                wait = float(columns.wait[: len(columns.nodes)][candidates.eligible].min())
+                wait = float(columns.wait[candidates.eligible].min())
                 detail = "Every node has a longer queue than a request without a deadline is sent behind."
                 return Shed(Reason.OVERLOADED, detail, None, admission.retry_after(wait - request.patience))
             return admission.infeasible(shortfall(candidates, now))
         constraint = violated(columns, request)
         if constraint is not None:
             return constraint
-        if columns.reachable[: len(columns.nodes)].any():
+        if columns.reachable.any():
             return Shed(Reason.NO_CAPACITY, retry_after=admission.MIN_RETRY_AFTER)
         return Shed(Reason.NO_CAPACITY, "Every node of this model is draining.", None, admission.MIN_RETRY_AFTER)
 
@@ -248,27 +248,22 @@ class Router:
 
 def violated(columns: Columns, request: Request) -> Shed | None:
     """Which of the request's own constraints no node of the model satisfies, health and load aside."""
-    size = len(columns.nodes)
     selection = request.selection
-
-    def nobody(mask: Mask) -> bool:
-        return not mask[:size].any()
-
     if selection is not ANY:
         left = [node for node in columns.nodes if in_regions(selection, node.worker)]
         if not left:
             return Shed(Reason.REGION_LOCKED, param="x-allow-regions")
-        if nobody(columns.mask(selection)):
+        if not columns.mask(selection).any():
             return Shed(Reason.NO_MATCHING_NODE, param="provider")
     floor = request.min_quality if Infeasible.DEGRADE in request.when_infeasible else request.quality
-    if nobody(columns.quality >= floor):
+    if not (columns.quality >= floor).any():
         best = max(node.endpoint.quality for node in columns.nodes)
         return Shed(Reason.QUALITY_FLOOR, f"The best variant has quality {best:g}.", "x-min-quality")
     prompt_cap, output_cap = selection.max_input_usd_per_mtok / 1e6, selection.max_output_usd_per_mtok / 1e6
-    if nobody((columns.usd_prompt <= prompt_cap) & (columns.usd_output <= output_cap)):
+    if not ((columns.usd_prompt <= prompt_cap) & (columns.usd_output <= output_cap)).any():
         return Shed(Reason.PRICE_CAP, param="provider.max_price")
     if request.max_cost < INFINITE:
-        costs = columns.cost(slice(0, size), request)
+        costs = expected_cost(columns, request)
         if not (costs <= request.max_cost).any():
             return Shed(Reason.PRICE_CAP, f"The cheapest node costs ${costs.min():.3g}.", "x-max-cost-usd")
     return None

@@ -27,7 +27,7 @@ class CheapestInDeadline:
         costs = candidates.cost[fit]
         if costs.size == 0:
             return None
-        tier = fit & (candidates.cost <= costs.min() * np.float32(TIER))
+        tier = fit & (candidates.cost <= costs[costs.argmin()] * TIER)
         if candidates.request.affinity:
             return affine(candidates, np.flatnonzero(tier).tolist())
         return better_of_two(tier, candidates.total, rng)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 
-import numpy as np
-
 from policies.balancers import better_of_two
 from policies.columns import Candidates
 
@@ -16,9 +14,9 @@ SAME_PLACE_SECONDS = 0.005
 class Nearest:
     def pick(self, candidates: Candidates, rng: random.Random) -> int | None:
         columns = candidates.columns
-        network = columns.network[: len(columns.nodes)]
+        network = columns.network
         eligible = candidates.eligible
         if not eligible.any():
             return None
-        limit = network[eligible].min() + np.float32(SAME_PLACE_SECONDS)
+        limit = network[eligible].min() + SAME_PLACE_SECONDS
         return better_of_two(eligible & (network <= limit), columns.outstanding, rng)

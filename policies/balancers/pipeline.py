@@ -11,10 +11,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from policies.balancers.cheapest_in_deadline import TIER
-from policies.columns import Columns, allows
+from policies.columns import Columns, Row, allows, expected_cost, in_time, predict
 from policies.node import Node
 from policies.request import Request
 
@@ -28,8 +26,9 @@ class View:
     request: Request
     now: float
 
-    def numbers(self) -> tuple[Any, Any, Any, Any]:
-        return self.columns.at(self.node.slot, self.request)
+    @property
+    def row(self) -> Row:
+        return self.columns.row(self.node.slot)
 
 
 Filter = Callable[[View], bool]
@@ -42,7 +41,7 @@ def accepting(view: View) -> bool:
 
 
 def good_enough(view: View) -> bool:
-    return bool(view.columns.quality[view.node.slot] >= np.float32(view.request.quality))
+    return bool(view.row.quality >= view.request.quality)
 
 
 def selected(view: View) -> bool:
@@ -50,28 +49,28 @@ def selected(view: View) -> bool:
 
 
 def affordable(view: View) -> bool:
-    return bool(view.numbers()[3] <= np.float32(view.request.max_cost))
+    return bool(cost(view) <= view.request.max_cost)
 
 
-def in_time(view: View) -> bool:
-    total, first, spread, _ = view.numbers()
-    return bool(view.columns.in_time(view.node.slot, view.request, total, first, spread, view.now))
+def punctual(view: View) -> bool:
+    total, first, spread = predict(view.row, view.request)
+    return bool(in_time(view.row, view.request, total, first, spread, view.now))
 
 
 def cost(view: View) -> Any:
-    return view.numbers()[3]
+    return expected_cost(view.row, view.request)
 
 
 def sooner_of_two_cheapest(scored: list[tuple[Any, View]], rng: random.Random) -> View:
     """Of two random ones within a tier of the lowest score, the one with the lower total."""
-    limit = min(score for score, _ in scored) * np.float32(TIER)
+    limit = min(score for score, _ in scored) * TIER
     tier = [view for score, view in scored if score <= limit]
     if len(tier) == 1:
         return tier[0]
     first = int(rng.random() * len(tier))
     second = int(rng.random() * (len(tier) - 1))
     pair = tier[first], tier[second + (second >= first)]
-    return min(pair, key=lambda view: view.numbers()[0])
+    return min(pair, key=lambda view: predict(view.row, view.request)[0])
 
 
 @dataclass(frozen=True)
@@ -93,5 +92,5 @@ class Pipeline:
 
 
 CHEAPEST_IN_DEADLINE = Pipeline(
-    filters=(accepting, good_enough, selected, affordable, in_time), scorer=cost, picker=sooner_of_two_cheapest
+    filters=(accepting, good_enough, selected, affordable, punctual), scorer=cost, picker=sooner_of_two_cheapest
 )
