@@ -1,0 +1,139 @@
+"""What came of a run: one `Sent` per request, a `Summary` per run, tables for people, JSON for machines.
+
+Times are seconds, money US dollars. A request is in its deadline when it succeeded and its last byte came in time;
+one without a deadline only has to succeed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from rich.table import Table
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """One request as its sender saw it."""
+
+    number: int
+    kind: str
+    ok: bool
+    took: float
+    """From the moment it was meant to be sent to its last byte."""
+    first_byte: float | None = None
+    deadline: float | None = None
+    status: int = 0
+    error: str = ""
+    request_id: str = ""
+    node: str = ""
+    region: str = ""
+    variant: str = ""
+    predicted: float | None = None
+    cost: float = 0.0
+    attempts: int = 1
+
+    @property
+    def in_deadline(self) -> bool:
+        return self.ok and (self.deadline is None or self.took <= self.deadline)
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """A run in one object."""
+
+    requests: int
+    ok: int
+    in_deadline: int
+    cost_usd: float
+    by_node: dict[str, int]
+    p50_s: float
+    p99_s: float
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of all do not exceed; NaN of nothing."""
+    if not values:
+        return math.nan
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def summarise(sent: Sequence[Sent]) -> Summary:
+    took = [one.took for one in sent if one.ok]
+    return Summary(
+        requests=len(sent),
+        ok=sum(one.ok for one in sent),
+        in_deadline=sum(one.in_deadline for one in sent),
+        cost_usd=sum(one.cost for one in sent),
+        by_node=dict(sorted(Counter(one.node for one in sent if one.node).items())),
+        p50_s=percentile(took, 0.50),
+        p99_s=percentile(took, 0.99),
+    )
+
+
+def milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None or not math.isfinite(seconds) else f"{seconds * 1e3:.0f} ms"
+
+
+def micro_usd(usd: float) -> str:
+    return f"{usd * 1e6:.2f}"
+
+
+def requests_table(sent: Sequence[Sent], title: str) -> Table:
+    """One row per request, in the order they were sent."""
+    table = Table(title=title, title_justify="left")
+    for column in ("#", "request", "node", "region", "variant"):
+        table.add_column(column, no_wrap=True)
+    for column in ("deadline", "predicted", "real", "cost, millionths $"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("held", no_wrap=True)
+    for one in sent:
+        held = "-" if one.ok and one.deadline is None else "yes" if one.in_deadline else "[red]no[/red]"
+        table.add_row(
+            str(one.number),
+            one.kind,
+            one.node or f"[red]{one.error or one.status}[/red]",
+            one.region,
+            one.variant,
+            milliseconds(one.deadline) if one.deadline is not None else "none",
+            milliseconds(one.predicted),
+            milliseconds(one.took),
+            micro_usd(one.cost),
+            held,
+        )
+    return table
+
+
+def side_by_side(runs: Mapping[str, Summary]) -> Table:
+    """The same workload under several policies."""
+    table = Table(title="the same requests under each policy", title_justify="left")
+    table.add_column("policy", no_wrap=True)
+    for column in ("requests", "answered", "in deadline", "cost, millionths $", "p50", "p99"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("nodes")
+    for name, run in runs.items():
+        table.add_row(
+            name,
+            str(run.requests),
+            str(run.ok),
+            str(run.in_deadline),
+            micro_usd(run.cost_usd),
+            milliseconds(run.p50_s),
+            milliseconds(run.p99_s),
+            " ".join(f"{node}:{count}" for node, count in run.by_node.items()),
+        )
+    return table
+
+
+def comparison(ours: Summary, others: Mapping[str, Summary]) -> str:
+    """The last line of `demo --once --json`."""
+    result: dict[str, object] = {
+        "requests": ours.requests,
+        "ok": ours.ok,
+        "in_deadline": ours.in_deadline,
+        "cost_usd": ours.cost_usd,
+        "by_node": ours.by_node,
+    }
+    for name, run in others.items():
+        result[name] = {"in_deadline": run.in_deadline, "cost_usd": run.cost_usd}
+    return msgspec.json.encode(result).decode()

@@ -1,0 +1,73 @@
+import io
+import json
+import math
+
+import pytest
+from rich.console import Console
+
+from loadtests.report import Sent, comparison, percentile, requests_table, side_by_side, summarise
+
+HELD = Sent(
+    number=0, kind="chat", ok=True, took=0.05, deadline=0.1, node="eu-a", region="eu", cost=2e-6, predicted=0.04
+)
+LATE = Sent(number=1, kind="chat", ok=True, took=0.25, deadline=0.1, node="us-a", region="us", cost=1e-6)
+PATIENT = Sent(number=2, kind="embed", ok=True, took=9.0, node="us-a", region="us", cost=1e-6)
+FAILED = Sent(number=3, kind="chat", ok=False, took=0.01, deadline=0.1, status=503, error="no_capacity")
+
+
+def shown(table) -> str:
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(table)
+    return console.export_text()
+
+
+def test_a_request_is_in_deadline_when_it_succeeded_in_time():
+    assert HELD.in_deadline
+    assert not LATE.in_deadline
+    assert PATIENT.in_deadline
+    assert not FAILED.in_deadline
+
+
+def test_summary_counts():
+    run = summarise([HELD, LATE, PATIENT, FAILED])
+    assert (run.requests, run.ok, run.in_deadline) == (4, 3, 2)
+    assert run.cost_usd == pytest.approx(4e-6)
+    assert run.by_node == {"eu-a": 1, "us-a": 2}
+    assert (run.p50_s, run.p99_s) == (0.25, 9.0)
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.0, 1), (0.01, 1), (0.5, 2), (0.75, 3), (0.99, 4), (1.0, 4)])
+def test_percentile_is_by_nearest_rank(share, value):
+    assert percentile([4, 2, 1, 3], share) == value
+
+
+def test_percentile_of_nothing_is_not_a_number():
+    assert math.isnan(percentile([], 0.5))
+
+
+def test_requests_table_says_who_held_and_who_failed():
+    text = shown(requests_table([HELD, LATE, PATIENT, FAILED], "run"))
+    rows = [line for line in text.splitlines() if "│" in line]
+    assert "eu-a" in rows[0]
+    assert "40 ms" in rows[0]
+    assert "yes" in rows[0]
+    assert "no" in rows[1].split("│")[-2]
+    assert "none" in rows[2]
+    assert "no_capacity" in rows[3]
+
+
+def test_side_by_side_has_a_row_per_policy():
+    text = shown(side_by_side({"ours": summarise([HELD]), "nearest": summarise([LATE])}))
+    assert "ours" in text
+    assert "nearest" in text
+    assert "eu-a:1" in text
+
+
+def test_comparison_is_one_json_object():
+    result = json.loads(
+        comparison(summarise([HELD, LATE]), {"nearest": summarise([HELD]), "lowest_cost": summarise([LATE])})
+    )
+    assert result["requests"] == 2
+    assert result["by_node"] == {"eu-a": 1, "us-a": 1}
+    assert result["nearest"] == {"in_deadline": 1, "cost_usd": 2e-6}
+    assert result["lowest_cost"] == {"in_deadline": 0, "cost_usd": 1e-6}
