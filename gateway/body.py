@@ -1,0 +1,93 @@
+"""What routing reads of a request's body, whichever surface it came on, and the one test of its nesting depth.
+
+Sizes here are estimates to decide by; the bytes themselves are forwarded untouched. Read by `openai/requests.py` and
+`oip.py`, merged with headers and defaults by `routes.py`.
+"""
+
+import enum
+import re
+
+import msgspec
+import numpy as np
+
+from policies.request import INFINITE, Sort
+
+MAX_DEPTH = 64
+"""Deepest nesting of a body (gate rule 10): real requests stay below 20, parsers of workers break at hundreds."""
+
+
+class Kind(enum.Enum):
+    """What is asked for, by path: it decides what comes back, and whether tokens are generated."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    RESPONSE = "response"
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+    TENSOR = "tensor"
+    OTHER = "other"
+
+    @property
+    def generates(self) -> bool:
+        """Whether the answer grows with generated tokens."""
+        return self in _GENERATING
+
+
+_GENERATING = frozenset({Kind.CHAT, Kind.COMPLETION, Kind.RESPONSE})
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True):
+    """The body's `provider` object, as OpenRouter defines it (openrouter.ai/docs/features/provider-routing).
+
+    `order`, `only` and `ignore` name worker ids, regions or clouds; prices are US dollars per million tokens.
+    """
+
+    max_prompt: float = INFINITE
+    max_completion: float = INFINITE
+    quantizations: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
+    sort: Sort | None = None
+    allow_fallbacks: bool = True
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of one body that routing uses."""
+
+    kind: Kind
+    model: str
+    bytes: int
+    """Size of the body as received."""
+    stream: bool = False
+    prompt_tokens: float = 0.0
+    """Estimate."""
+    max_tokens: int | None = None
+    """The client's bound on each answer's length."""
+    output_tokens: float | None = None
+    """The client's own guess of each answer's length."""
+    choices: int = 1
+    """Answers generated per request (`n`, `best_of`)."""
+    items: int = 1
+    """Independent inputs: texts to embed, documents to rank, rows of a tensor."""
+    variants: tuple[str, ...] = ()
+    """The variants asked for by the path (OIP's model version)."""
+    has_provider: bool = False
+    """Whether there is a `provider` member to cut out, be it null."""
+    provider: Provider | None = None
+    service_tier: str = ""
+    affinity: str = ""
+
+
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_OPENERS = bytes.maketrans(b"{}", b"[]")
+_ALL_BUT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+def too_deep(raw: bytes) -> bool:
+    """Whether valid JSON nests deeper than `MAX_DEPTH`. Linear in the body, and no Python loop over it."""
+    if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
+        return False
+    brackets = _STRINGS.sub(b"", raw).translate(_OPENERS, _ALL_BUT_BRACKETS)
+    steps = 92 - np.frombuffer(brackets, np.int8)  # "[" is 91 and "]" is 93: +1 and -1
+    return int(np.cumsum(steps, dtype=np.int32).max(initial=0)) > MAX_DEPTH

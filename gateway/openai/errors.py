@@ -1,0 +1,81 @@
+"""Writes refusals and failures: a `Reason` becomes the bytes a client gets, in OpenAI's error shape.
+
+The only place that chooses status bytes, and it only looks them up in `policies.reason.TABLE`. Nothing a client sent
+is repeated: messages are fixed text and the `detail` of a `Shed`, which is ours.
+"""
+
+import http
+import math
+
+import orjson
+
+from policies.reason import TABLE, Meaning, Reason
+from policies.request import Shed
+
+MAX_RETRY_AFTER = 3600
+"""Seconds. A longer wait is a guess; a client that waits an hour may as well ask again."""
+
+
+def _phrase(status: int) -> str:
+    return "Client Closed Request" if status == 499 else http.HTTPStatus(status).phrase  # 499 is nginx's, not IANA's
+
+
+def _head(reason: Reason, meaning: Meaning) -> bytes:
+    """The part of the head that depends on the reason alone."""
+    lines = [
+        f"HTTP/1.1 {meaning.http} {_phrase(meaning.http)}",
+        "content-type: application/json",
+        "cache-control: no-store",
+        f"x-should-retry: {'true' if meaning.retry else 'false'}",
+    ]
+    if meaning.http == 401:
+        lines.append("www-authenticate: Bearer")  # RFC 9110 15.5.2 asks for a challenge
+    return "\r\n".join([*lines, ""]).encode()
+
+
+def _document(reason: Reason, message: str, param: str | None) -> dict[str, object]:
+    meaning = TABLE[reason]
+    return {"error": {"message": message, "type": meaning.type, "param": param, "code": meaning.code}}
+
+
+_HEADS = {reason: _head(reason, meaning) for reason, meaning in TABLE.items()}
+_BODIES = {reason: orjson.dumps(_document(reason, meaning.message, None)) for reason, meaning in TABLE.items()}
+
+
+def body(shed: Shed) -> bytes:
+    """The JSON body alone, for surfaces that write their own head."""
+    if not shed.detail and shed.param is None:
+        return _BODIES[shed.reason]
+    message = TABLE[shed.reason].message
+    return orjson.dumps(_document(shed.reason, f"{message} {shed.detail}" if shed.detail else message, shed.param))
+
+
+def retry_after(shed: Shed) -> int | None:
+    """Whole seconds for `Retry-After`, at least one; None where waiting does not help or nobody knows how long."""
+    meaning = TABLE[shed.reason]
+    if not meaning.waits:
+        return None
+    if shed.retry_after is None or math.isnan(shed.retry_after):
+        return 1 if meaning.retry else None
+    return max(1, math.ceil(min(shed.retry_after, MAX_RETRY_AFTER)))
+
+
+def answer(shed: Shed, request_id: str, *, attempts: int = 0, close: bool = False, allow: str = "") -> bytes:
+    """The whole HTTP/1.1 response. `request_id` must be one `headers.py` accepted or made; `allow` goes with a 405."""
+    content = body(shed)
+    wait = retry_after(shed)
+    tail = f"x-request-id: {request_id}\r\nx-route-attempts: {attempts}\r\n"
+    if wait is not None:
+        tail += f"retry-after: {wait}\r\n"
+    if shed.reason is Reason.METHOD_NOT_ALLOWED:
+        tail += f"allow: {allow}\r\n"  # RFC 9110 15.5.6 requires it; empty says that no method is taken
+    if close:
+        tail += "connection: close\r\n"
+    return b"%b%bcontent-length: %d\r\n\r\n%b" % (_HEADS[shed.reason], tail.encode(), len(content), content)
+
+
+def event(reason: Reason, request_id: str) -> bytes:
+    """The SSE event that ends a broken stream. Neither `[DONE]` nor the terminal chunk may follow: a stream that ends
+    cleanly after an error would read as complete to some clients."""
+    document = _document(reason, TABLE[reason].message, None)
+    return b"data: %b\n\n" % orjson.dumps({**document, "request_id": request_id})

@@ -1,0 +1,154 @@
+import random
+
+import orjson
+import pytest
+
+from gateway.body import Body, Kind
+from gateway.oip import MAX_ITEMS, Target, metadata, read, target, upstream_path
+from policies.fleet import Fleet
+from policies.reason import Reason
+from policies.records import Curve, Endpoint, MarginalPrice, Worker
+from policies.request import Shed, WorkerSeen
+
+INFER = b"/v2/models/digits/infer"
+
+
+def tensor(*shape: int) -> bytes:
+    return orjson.dumps({"inputs": [{"name": "x", "shape": shape, "datatype": "FP32", "data": [0.5] * 64}]})
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (b"/v2/models/m", Target("m", "", "")),
+        (b"/v2/models/m/ready", Target("m", "", "ready")),
+        (b"/v2/models/m/infer", Target("m", "", "infer")),
+        (b"/v2/models/m/infer?a=b", Target("m", "", "infer")),
+        (b"/v2/models/m/versions/int8", Target("m", "int8", "")),
+        (b"/v2/models/m/versions/int8/infer", Target("m", "int8", "infer")),
+        (b"/v2/models/org%2Fm%20x/infer", Target("org/m x", "", "infer")),
+        (b"/v2/models/versions/infer", Target("versions", "", "infer")),
+    ],
+)
+def test_paths(path, expected):
+    assert target(path) == expected
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/v2",
+        b"/v2/models",
+        b"/v2/models/",
+        b"/v2/models//infer",
+        b"/v2/models/m/",
+        b"/v2/models/m/generate",
+        b"/v2/models/m/infer/x",
+        b"/v2/models/m/versions",
+        b"/v2/models/m/versions//infer",
+        b"/v2/models/%ff/infer",
+        b"/v2/models/" + b"m" * 257,
+        b"/v1/models/m/infer",
+    ],
+)
+def test_other_paths_are_none_of_ours(path):
+    assert target(path) is None
+
+
+@pytest.mark.parametrize(("shape", "items"), [((8, 64), 8), ((1,), 1), ((), 1), ((0, 3), 1)])
+def test_items_are_the_first_inputs_leading_dimension(shape, items):
+    body = read(INFER, tensor(*shape))
+    assert isinstance(body, Body)
+    assert (body.kind, body.model, body.items, body.variants) == (Kind.TENSOR, "digits", items, ())
+    assert (body.prompt_tokens, body.bytes) == (0, len(tensor(*shape)))
+
+
+def test_a_version_pins_the_variant():
+    body = read(b"/v2/models/digits/versions/int8/infer", tensor(1))
+    assert isinstance(body, Body)
+    assert body.variants == ("int8",)
+
+
+@pytest.mark.parametrize(
+    ("path", "raw", "reason"),
+    [
+        (b"/v2/models/digits", tensor(1), Reason.NOT_FOUND),
+        (b"/v2/elsewhere", tensor(1), Reason.NOT_FOUND),
+        (INFER, b"", Reason.INVALID_JSON),
+        (INFER, b"{", Reason.INVALID_JSON),
+        (INFER, b"{}", Reason.BAD_REQUEST),
+        (INFER, b"[]", Reason.BAD_REQUEST),
+        (INFER, b'{"inputs":[]}', Reason.BAD_REQUEST),
+        (INFER, b'{"inputs":[{"shape":[-1]}]}', Reason.BAD_REQUEST),
+        (INFER, b'{"inputs":[{"shape":"1"}]}', Reason.BAD_REQUEST),
+        (INFER, tensor(MAX_ITEMS + 1), Reason.BAD_REQUEST),
+        (INFER, b'{"inputs":[{"shape":[1],"data":' + b"[" * 70 + b"]" * 70 + b"}]}", Reason.INVALID_JSON),
+        (INFER, b'{"inputs":' + b"[" * 100_000, Reason.BAD_REQUEST),
+        (INFER, b'{"x":' + b"[" * 100_000, Reason.INVALID_JSON),
+    ],
+)
+def test_refusals(path, raw, reason):
+    shed = read(path, raw)
+    assert isinstance(shed, Shed)
+    assert shed.reason is reason
+
+
+def test_the_path_sent_to_a_worker():
+    assert upstream_path(INFER, None) is INFER
+    assert upstream_path(INFER, "digits") is INFER
+    assert upstream_path(b"/v2/models/digits/versions/int8/infer", None) == INFER
+    assert upstream_path(INFER, "org/digits v2") == b"/v2/models/org%2Fdigits%20v2/infer"
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    fleet = Fleet(random.Random(1))
+    endpoints = tuple(Endpoint(model="digits", variant=v, quality=1.0, curve=Curve(0.01)) for v in ("int8", "fp32"))
+    price = MarginalPrice(1.0)
+    seen = Worker(id="w", boot="b", seq=1, address="10.1.2.3:1", region="eu", price=price, endpoints=endpoints)
+    fleet.apply(WorkerSeen(seen), 0.0)
+    return fleet
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (b"/v2/health/live", {"live": True}),
+        (b"/v2/health/ready", {"ready": True}),
+        (b"/v2/models/digits/ready", {"name": "digits", "ready": True}),
+        (b"/v2/models/digits/versions/int8/ready", {"name": "digits", "ready": True}),
+        (b"/v2/models/digits", {"name": "digits", "versions": ["fp32", "int8"], "platform": "isochrone"}),
+        (b"/v2/models/digits/versions/int8", {"name": "digits", "versions": ["int8"], "platform": "isochrone"}),
+    ],
+)
+def test_metadata(fleet, path, expected):
+    assert orjson.loads(metadata(path, fleet)) == expected
+
+
+def test_server_metadata(fleet):
+    server = orjson.loads(metadata(b"/v2", fleet))
+    assert (server["name"], server["extensions"]) == ("isochrone", [])
+    assert server["version"]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        (b"/v2/models/nope", Reason.MODEL_NOT_FOUND),
+        (b"/v2/models/digits/versions/int4", Reason.MODEL_NOT_FOUND),
+        (b"/v2/models/digits/infer", Reason.METHOD_NOT_ALLOWED),
+        (b"/v2/nope", Reason.NOT_FOUND),
+    ],
+)
+def test_metadata_refusals(fleet, path, reason):
+    shed = metadata(path, fleet)
+    assert isinstance(shed, Shed)
+    assert shed.reason is reason
+
+
+def test_an_empty_fleet_is_live_but_not_ready():
+    empty = Fleet(random.Random(1))
+    assert metadata(b"/v2/health/live", empty) == b'{"live":true}'
+    shed = metadata(b"/v2/health/ready", empty)
+    assert isinstance(shed, Shed)
+    assert shed.reason is Reason.NO_CAPACITY
