@@ -1,0 +1,86 @@
+"""Tensor models on ONNX Runtime, one thread each: a worker is one core, and its CPU time is what it charges.
+
+`open_session` is how every engine here loads a graph; `OnnxEngine` is the `Engine` for plain tensor models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from workers.engines import TensorSpec
+
+# ONNX Runtime's type name -> (Open Inference Protocol datatype, numpy dtype)
+TYPES = {
+    "tensor(float)": ("FP32", np.float32),
+    "tensor(double)": ("FP64", np.float64),
+    "tensor(float16)": ("FP16", np.float16),
+    "tensor(int64)": ("INT64", np.int64),
+    "tensor(int32)": ("INT32", np.int32),
+    "tensor(int8)": ("INT8", np.int8),
+    "tensor(uint8)": ("UINT8", np.uint8),
+    "tensor(bool)": ("BOOL", np.bool_),
+}
+WARNINGS_AND_WORSE = 3
+
+
+def open_session(path: Path) -> ort.InferenceSession:
+    """Load a graph for one thread. Raises ValueError naming the file when it is missing or not a graph."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = WARNINGS_AND_WORSE
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")  # denormals cost hundreds of cycles each
+    if not path.is_file():
+        raise ValueError(f"{path}: no such model file")
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own exceptions share no public base class
+        raise ValueError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+
+
+class OnnxEngine:
+    """A tensor model whose inputs and outputs all have the batch as their first dimension."""
+
+    def __init__(self, path: Path) -> None:
+        self._session = open_session(path)
+        self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
+        self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
+        self._dtypes = {node.name: np.dtype(TYPES[node.type][1]) for node in self._session.get_inputs()}
+        self._names = [spec.name for spec in self.outputs]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run one batch. Raises ValueError naming the input that is missing, unknown, or of a wrong type or shape."""
+        self._check(feeds)
+        return dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True))
+
+    def _check(self, feeds: Mapping[str, np.ndarray]) -> None:
+        unknown = feeds.keys() - self._dtypes.keys()
+        if unknown:
+            raise ValueError(f"unknown input {min(unknown)!r}: the model takes {', '.join(self._dtypes)}")
+        batch = None
+        for spec in self.inputs:
+            value = feeds.get(spec.name)
+            if value is None:
+                raise ValueError(f"input {spec.name!r} is missing")
+            if value.dtype != self._dtypes[spec.name]:
+                raise ValueError(f"input {spec.name!r} must be {spec.datatype}, not {value.dtype}")
+            fits = len(value.shape) == len(spec.shape) and all(
+                want in (-1, has) for want, has in zip(spec.shape, value.shape, strict=True)
+            )
+            if not fits:
+                raise ValueError(f"input {spec.name!r} must have shape {list(spec.shape)}, not {list(value.shape)}")
+            if value.size == 0:
+                raise ValueError(f"input {spec.name!r} is empty")
+            if batch is not None and value.shape[0] != batch:
+                raise ValueError(f"input {spec.name!r} has a batch of {value.shape[0]}, the inputs before it {batch}")
+            batch = value.shape[0]
+
+
+def _spec(node: ort.NodeArg) -> TensorSpec:
+    shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
+    return TensorSpec(node.name, TYPES[node.type][0], shape)

@@ -1,0 +1,240 @@
+"""Text generation with continuous batching: every step runs one batch over whatever sequences are active.
+
+The host owns the key/value cache, one slot per sequence. Active slots are kept in its first rows, so that a step hands
+the graph plain views; a sequence joins or leaves between any two steps. Prompts are read in chunks inside the same
+batch as the others' next tokens. The graph is written by `workers/models/tinychat/graph.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from workers.engines.onnx import open_session
+from workers.engines.text import Sampling, sample
+
+BLOCK = 64
+"""The cache grows by this many positions: each growth copies it, and every step computes over all of it."""
+CHUNK = 64
+"""Longest piece of a prompt read in one step."""
+STEP_CELLS = 128
+"""Most slots x chunk in a step that reads prompts, so that the others' next token is not held up for long."""
+HIDDEN = np.float32(-np.inf)
+
+
+class Step(NamedTuple):
+    """One new token of one sequence."""
+
+    slot: int
+    token: int
+    done: str | None
+    """None while it goes on; `stop` (the end token, which is `token`) or `length`. Done frees the slot."""
+
+
+class Dimensions(msgspec.Struct, frozen=True):
+    """The part of the graph's own description that the host must know."""
+
+    layers: int
+    heads: int
+    cached_heads: int
+    width: int
+    context: int
+    vocabulary: int
+
+
+class _Sequence:
+    """An active sequence: what is cached, what is still to be read, what was produced."""
+
+    __slots__ = ("cached", "pending", "produced", "rng", "sampling", "slot")
+
+    def __init__(self, slot: int, prompt: Sequence[int], sampling: Sampling) -> None:
+        self.slot = slot
+        self.pending = list(prompt)
+        self.cached = 0
+        self.produced = 0
+        self.sampling = sampling
+        self.rng = np.random.default_rng(sampling.seed)
+
+
+class SlotEngine:
+    """A causal language model with `slots` sequences in flight. One thread drives it.
+
+    A sequence's greedy tokens don't depend on who shares its batch.
+    """
+
+    def __init__(self, path: Path, end: int, slots: int = 16) -> None:
+        """`end` is the token that closes an answer."""
+        self._session = open_session(path)
+        described = self._session.get_modelmeta().custom_metadata_map.get("shape", "{}")
+        try:
+            self._size = msgspec.json.decode(described, type=Dimensions)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{path}: not a slot-engine graph: its `shape` property: {error}") from error
+        self.slots = slots
+        self.context = self._size.context
+        self.vocabulary = self._size.vocabulary
+        self._end = end
+        self._rows: list[_Sequence] = []
+        self._free = list(range(slots - 1, -1, -1))
+        self._group = self._size.heads // self._size.cached_heads
+        self._allocate(BLOCK)
+
+    @property
+    def active(self) -> int:
+        return len(self._rows)
+
+    @property
+    def free(self) -> int:
+        return len(self._free)
+
+    @property
+    def kv_use(self) -> float:
+        """Share of all cacheable positions that are taken."""
+        return sum(s.cached for s in self._rows) / (self.slots * self.context)
+
+    def start(self, prompt: Sequence[int], sampling: Sampling) -> int:
+        """Take a free slot for a prompt; its first token comes from a later `step`.
+
+        Raises IndexError when no slot is free, ValueError when the prompt is empty, too long or not of this vocabulary.
+        """
+        if not prompt:
+            raise ValueError("the prompt is empty")
+        if len(prompt) >= self.context:
+            raise ValueError(f"the prompt has {len(prompt)} tokens; the model reads at most {self.context - 1}")
+        if min(prompt) < 0 or max(prompt) >= self.vocabulary:
+            raise ValueError(f"the prompt has a token outside 0..{self.vocabulary - 1}")
+        slot = self._free.pop()
+        self._rows.append(_Sequence(slot, prompt, sampling))
+        return slot
+
+    def stop(self, slot: int) -> None:
+        """Cancel a sequence between two steps. A slot that is already free is left alone."""
+        for row, sequence in enumerate(self._rows):
+            if sequence.slot == slot:
+                self._remove(row)
+                return
+
+    def step(self) -> list[Step]:
+        """Run one batch over all active sequences; one `Step` per sequence that got a token."""
+        if not self._rows:
+            return []
+        takes = self._takes()
+        self._reserve(max(sequence.cached for sequence in self._rows))
+        feeds, answering = self._feeds(takes)
+        logits, keys, values = self._session.run(["logits", "new_keys", "new_values"], feeds)
+        self._store(takes, feeds["positions"][0], keys, values)
+        return self._choose(answering, logits)
+
+    def _takes(self) -> list[int]:
+        """How many pending tokens each row reads in this step."""
+        limit = min(CHUNK, max(STEP_CELLS // len(self._rows), 1))
+        return [min(len(sequence.pending), limit) for sequence in self._rows]
+
+    def _feeds(self, takes: list[int]) -> tuple[dict[str, np.ndarray], list[int]]:
+        """The graph's inputs, and the rows whose pending tokens all go in, so that they get a next one."""
+        rows, chunk = self._rows, max(takes)
+        answering = [row for row, take in enumerate(takes) if take == len(rows[row].pending)]
+        cached = np.array([sequence.cached for sequence in rows])
+        ends = np.cumsum(takes)
+        size = self._keys.shape[-1]
+        columns = np.arange(size)
+        if chunk == 1:
+            tokens = np.array([sequence.pending[0] for sequence in rows], np.int64)
+            positions = cached[None]
+            cells = np.arange(len(rows))
+            index = cells[:, None]
+            mask = np.zeros((len(rows), 1, 1, size + 1), np.float32)
+            mask[:, 0, 0, :size][columns >= cached[:, None]] = HIDDEN
+        else:
+            tokens = np.concatenate([s.pending[:take] for s, take in zip(rows, takes, strict=True)]).astype(np.int64)
+            offsets = np.arange(len(tokens)) - np.repeat(ends - takes, takes)
+            owners = np.repeat(np.arange(len(rows)), takes)
+            positions = (cached[owners] + offsets)[None]
+            cells = owners * chunk + offsets
+            index = np.zeros((len(rows), chunk), np.int64)
+            index[owners, offsets] = np.arange(len(tokens))
+            mask = np.zeros((len(rows), 1, chunk, size + chunk), np.float32)
+            mask[:, 0, :, :size][np.broadcast_to(columns >= cached[:, None, None], (len(rows), chunk, size))] = HIDDEN
+            mask[:, 0, :, size:] = np.triu(np.full((chunk, chunk), HIDDEN), 1)
+            mask = np.tile(mask, (1, 1, self._group, 1))  # queries of one cached head stand below each other
+        feeds = {
+            "tokens": tokens,
+            "positions": positions,
+            "rows": index,
+            "cells": cells,
+            "last": ends[answering] - 1,
+            "mask": mask,
+        }
+        for layer in range(self._size.layers):
+            feeds[f"keys_{layer}"] = self._keys[layer, : len(rows)]
+            feeds[f"values_{layer}"] = self._values[layer, : len(rows)]
+        return feeds, answering
+
+    def _store(self, takes: list[int], positions: np.ndarray, keys: np.ndarray, values: np.ndarray) -> None:
+        """Keep the step's own keys and values, growing the cache where they don't fit."""
+        self._reserve(int(positions.max()) + 1)
+        owners = np.repeat(np.arange(len(takes)), takes)
+        shape = (len(owners), self._size.layers, self._size.cached_heads, -1)
+        self._keys[:, owners, :, :, positions] = keys.reshape(shape)
+        self._values[:, owners, :, positions] = values.reshape(shape)
+        for sequence, take in zip(self._rows, takes, strict=True):
+            sequence.cached += take
+            del sequence.pending[:take]
+
+    def _choose(self, answering: list[int], logits: np.ndarray) -> list[Step]:
+        likeliest = logits.argmax(axis=1).tolist()
+        steps = []
+        finished = []
+        for i, row in enumerate(answering):
+            sequence = self._rows[row]
+            sampling = sequence.sampling
+            token = likeliest[i] if sampling.temperature == 0 else sample(logits[i], sampling, sequence.rng)
+            sequence.produced += 1
+            done = None
+            if token == self._end and not sampling.ignore_eos:
+                done = "stop"
+            elif sequence.produced >= sampling.max_tokens or sequence.cached >= self.context:
+                done = "length"
+            if done:
+                finished.append(row)
+            else:
+                sequence.pending.append(token)
+            steps.append(Step(sequence.slot, token, done))
+        for row in reversed(finished):
+            self._remove(row)
+        return steps
+
+    def _remove(self, row: int) -> None:
+        """Free a row and move the last one into its place."""
+        self._free.append(self._rows[row].slot)
+        last = self._rows.pop()
+        if row < len(self._rows):
+            self._rows[row] = last
+            self._keys[:, row] = self._keys[:, len(self._rows)]
+            self._values[:, row] = self._values[:, len(self._rows)]
+        longest = max((sequence.cached for sequence in self._rows), default=0)
+        if longest + BLOCK < self._keys.shape[-1] // 2:  # half: so that it does not swing with every short answer
+            self._resize(longest)
+
+    def _reserve(self, positions: int) -> None:
+        if positions > self._keys.shape[-1]:
+            self._resize(positions)
+
+    def _resize(self, positions: int) -> None:
+        """Move the active rows into a cache of at least this many positions."""
+        keys, values, rows = self._keys, self._values, len(self._rows)
+        self._allocate(positions)
+        kept = min(keys.shape[-1], self._keys.shape[-1])
+        self._keys[:, :rows, ..., :kept] = keys[:, :rows, ..., :kept]
+        self._values[:, :rows, :, :kept] = values[:, :rows, :, :kept]
+
+    def _allocate(self, positions: int) -> None:
+        """Keys stand transposed, as the graph multiplies them. Zeroed: a hidden position must not hold a NaN."""
+        size = min(-(-max(positions, 1) // BLOCK) * BLOCK, self.context)
+        head = self._size.width // self._size.heads
+        self._keys = np.zeros((self._size.layers, self.slots, self._size.cached_heads, head, size), np.float32)
+        self._values = np.zeros((self._size.layers, self.slots, self._size.cached_heads, size, head), np.float32)

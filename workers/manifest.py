@@ -1,0 +1,234 @@
+"""`<model>.manifest.json`: a model's accelerated variants, each with its measured quality and service curve.
+
+The builds under `workers/models` write it; a worker loads it and registers what it says. Nothing here is assumed: every
+figure was measured by the build, on the host the manifest names. Files are named relative to the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from policies.records import Curve, Endpoint, Id, Name, Quality
+
+SCHEMA = 1
+PACKAGED = ("digits", "tinychat")
+"""Bundled models whose files are part of this package."""
+CACHED = ("minilm",)
+"""Bundled models too large to ship: a build puts them into the user's cache."""
+CACHE_VARIABLE = "ISOCHRONE_CACHE"
+
+Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+FileName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=128)]
+"""A plain name beside the manifest: no directories, so a manifest cannot reach elsewhere."""
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be used; the text names the file, the field and what to do."""
+
+
+class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file beside the manifest, by the digest of its bytes."""
+
+    file: FileName
+    sha256: Digest
+    bytes: Annotated[int, Meta(ge=1)]
+
+
+class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Milliseconds."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+class Eval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `score` was measured on; never anything the model was trained or calibrated on."""
+
+    dataset: str
+    n: Annotated[int, Meta(ge=1)]
+    metric: str
+    split: str
+
+
+class Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the latencies were measured."""
+
+    cpu: str
+    threads: int
+    load: float
+    """Load average of the machine during the measurement: above 1 per core, read the figures with care."""
+    clock: str
+    """`cpu`: CPU time of the engine's one thread, which a busy machine distorts least."""
+    onnxruntime: str
+    measured: str
+    """ISO 8601 date."""
+
+
+class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One accelerated build of the model."""
+
+    variant: Name
+    engine: Annotated[str, Meta(pattern=r"\A(onnx|embed|slots)\Z")]
+    """`onnx` tensors, `embed` sentences to vectors, `slots` text generation."""
+    file: FileName
+    sha256: Digest
+    bytes: Annotated[int, Meta(ge=1)]
+    score: float
+    """The task metric on the held-out data."""
+    ci95: tuple[float, float]
+    """95 % interval of `score`."""
+    quality: Quality
+    """`score` divided by the reference variant's."""
+    agreement: Quality
+    """Likeness of the answers to the reference's; how it is counted stands in the manifest's `agreement_metric`."""
+    latency_ms: dict[str, Latency]
+    """By batch size; for text, one decoding step with that many sequences in flight."""
+    tokens_per_second: dict[str, float] = {}
+    """For text, by sequences in flight: output tokens in all, greedy, prompts of 20 tokens included."""
+    curve: Curve
+    """In seconds, as the router reads it."""
+    max_batch: Annotated[int, Meta(ge=1, le=1024)]
+
+
+class Chat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a text model needs beside its graph and tokenizer."""
+
+    template: str
+    """Jinja, over `messages` and `add_generation_prompt`."""
+    begin: str
+    end: str
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One model. The first variant is the reference: its quality is 1."""
+
+    schema: int
+    model: Name
+    task: Id
+    """`classification`, `embedding` or `text`."""
+    licence: str
+    source: str
+    eval: Eval
+    agreement_metric: str
+    host: Host
+    context: int | None = None
+    """Most tokens the model reads (text and embeddings)."""
+    tokenizer: File | None = None
+    chat: Chat | None = None
+    variants: Annotated[tuple[Variant, ...], Meta(min_length=1, max_length=64)]
+
+    def variant(self, name: str) -> Variant:
+        """Raises ManifestError naming the variants there are."""
+        for variant in self.variants:
+            if variant.variant == name:
+                return variant
+        names = ", ".join(v.variant for v in self.variants)
+        raise ManifestError(f"{self.model} has no variant {name!r}: choose among {names}")
+
+
+class _Header(msgspec.Struct, frozen=True):
+    schema: int
+
+
+def load(path: Path, variants: Collection[str] = ()) -> Manifest:
+    """Read a manifest and check the files of the given variants (default: all) against their digests.
+
+    Raises ManifestError: not there, not readable, unknown schema, bad field, missing or altered file.
+    """
+    manifest = read(path)
+    chosen = [manifest.variant(name) for name in variants] or manifest.variants
+    for variant in chosen:
+        _check(path, f"variants[{variant.variant}].file", variant.file, variant.sha256)
+    if manifest.tokenizer is not None:
+        _check(path, "tokenizer.file", manifest.tokenizer.file, manifest.tokenizer.sha256)
+    return manifest
+
+
+def read(path: Path) -> Manifest:
+    """Read a manifest alone, whether or not its files are there. Raises ManifestError."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror}): give the path of a *.manifest.json") from error
+    try:
+        schema = msgspec.json.decode(raw, type=_Header).schema
+        if schema != SCHEMA:
+            raise ManifestError(f"{path}: $.schema is {schema}, this version reads {SCHEMA}: build the model again")
+        return msgspec.json.decode(raw, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise ManifestError(f"{path}: {error}: correct the field or build the model again") from error
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as its file holds it: indented, so that a diff of two builds reads well."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(path: Path, field: str, name: str, sha256: str) -> None:
+    file = path.parent / name
+    if not file.is_file():
+        raise ManifestError(f"{path}: $.{field}: {file} is missing: build the model again or restore the file")
+    found = digest(file)
+    if found != sha256:
+        raise ManifestError(
+            f"{path}: $.{field}: {file} has sha256 {found[:12]}..., the manifest says {sha256[:12]}...: "
+            "the file was altered; build the model again or restore it"
+        )
+
+
+def to_endpoints(manifest: Manifest, variants: Collection[str] = ()) -> tuple[Endpoint, ...]:
+    """What a worker registers for the given variants (default: all). Raises ManifestError on an unknown one."""
+    chosen = [manifest.variant(name) for name in variants] or manifest.variants
+    return tuple(
+        Endpoint(
+            model=manifest.model,
+            variant=variant.variant,
+            quality=variant.quality,
+            task=manifest.task,
+            curve=variant.curve,
+            max_batch=variant.max_batch,
+            agreement=variant.agreement,
+        )
+        for variant in chosen
+    )
+
+
+def cache(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where built models go: $ISOCHRONE_CACHE, or ~/.cache/isochrone."""
+    chosen = environment.get(CACHE_VARIABLE)
+    return Path(chosen) if chosen else Path.home() / ".cache" / "isochrone"
+
+
+def bundled(name: str, environment: Mapping[str, str] = os.environ) -> Path:
+    """The manifest of a model this project brings. Raises ManifestError on an unknown name or one not built yet."""
+    if name in PACKAGED:
+        return packaged(name)
+    if name not in CACHED:
+        known = ", ".join((*PACKAGED, *CACHED))
+        raise ManifestError(f"no bundled model {name!r}: choose among {known}, or give --manifest PATH")
+    path = cache(environment) / name / f"{name}.manifest.json"
+    if not path.is_file():
+        raise ManifestError(
+            f"{name} is not built yet: {path} is missing: run `make models-{name}` "
+            f"or `python -m workers.models.{name}.build`"
+        )
+    return path
+
+
+def packaged(name: str) -> Path:
+    """The manifest committed with the sources, even where the weights are not."""
+    return Path(str(resources.files("workers.models"))) / name / f"{name}.manifest.json"
