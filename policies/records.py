@@ -283,7 +283,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         return ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in parts if seconds is not None)
 
 
-_TIMING = re.compile(rb"\b(queue|prefill|decode|accel);dur=([0-9]{1,10}(?:\.[0-9]{1,6})?)(?![0-9.])")
+_TIMING = re.compile(rb"\b(queue|prefill|decode|accel);dur=([0-9]{1,10}(?:\.[0-9]{1,6})?)(?![0-9A-Za-z.])")
 NO_TIMINGS = Timings()
 
 

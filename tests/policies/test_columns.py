@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+
+from policies.columns import expected_cost, in_time, predict, shortfall
+from policies.records import Curve
+from policies.request import Selection, WorkerGone
+from tests.fleets import MODEL, endpoint, request, router, worker
+
+
+def many(count: int):
+    return router(*(worker(f"w{i}", region=f"r{i % 3}", usd_per_hour=1.0 + i) for i in range(count)))
+
+
+def test_columns_grow_and_keep_what_they_hold():
+    r = many(30)
+    columns = r.fleet.columns(MODEL)
+    assert len(columns.fixed) == len(columns.nodes) == 30
+    for i, node in enumerate(columns.nodes):
+        assert node.slot == i
+        assert columns.usd[i] == np.float32(node.rates.request)
+
+
+def test_removal_moves_the_last_node_into_the_gap():
+    r = many(10)
+    columns = r.fleet.columns(MODEL)
+    r.observe(WorkerGone("w3"), 0.0)
+    assert sorted(n.worker.id for n in columns.nodes) == sorted(f"w{i}" for i in range(10) if i != 3)
+    for i, node in enumerate(columns.nodes):
+        assert (node.slot, node.columns) == (i, columns)
+        assert columns.usd[i] == np.float32(node.rates.request)
+
+
+def test_a_row_gives_bitwise_what_the_columns_give():
+    r = many(12)
+    columns = r.fleet.columns(MODEL)
+    for asked in (
+        request(),
+        request(prompt_tokens=321.0, output_tokens=77.0, deadline=0.4, reply_bytes=999.0),
+        request(items=9, deadline=0.02, first_token_deadline=0.011, token_interval=0.01),
+    ):
+        total, first, spread = predict(columns, asked)
+        cost = expected_cost(columns, asked)
+        fit = in_time(columns, asked, total, first, spread, 0.0)
+        for i in range(12):
+            row = columns.row(i)
+            alone = predict(row, asked)
+            assert (alone[0], alone[1], alone[2]) == (total[i], first[i], spread[i])
+            assert expected_cost(row, asked) == cost[i]
+            assert bool(in_time(row, asked, *alone, 0.0)) == bool(fit[i])
+
+
+def test_columns_agree_with_the_nodes_own_figures():
+    record = worker("w", egress_usd_per_gb=0.1, endpoints=(endpoint(curve=Curve(0.1, 0.02, 0.001, 0.01)),))
+    r = router(record, rtt={"w": 0.05})
+    node, columns = r.fleet.nodes()[0], r.fleet.columns(MODEL)
+    asked = request(prompt_tokens=50, output_tokens=10, items=3, reply_bytes=5000)
+    eta = node.eta(asked, 0.0)
+    total, first, spread = predict(columns.row(0), asked)
+    assert total == pytest.approx(eta.total, rel=1e-5)
+    assert first == pytest.approx(eta.first_token, rel=1e-5)
+    assert spread == pytest.approx(eta.spread, rel=1e-5)
+    assert expected_cost(columns.row(0), asked) == pytest.approx(node.cost(asked), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        (Selection(regions=(("r0", "r1"),)), {"w0", "w1", "w3", "w4"}),
+        (Selection(regions=(("r*",), ("r2",))), {"w2", "w5"}),
+        (Selection(only=("w1", "r2")), {"w1", "w2", "w5"}),
+        (Selection(ignore=("r0", "w1")), {"w2", "w4", "w5"}),
+        (Selection(variants=("int8",)), set()),
+        (Selection(regions=(("eu-*",),)), set()),
+    ],
+)
+def test_selections(selection, expected):
+    r = many(6)
+    columns = r.fleet.columns(MODEL)
+    mask = columns.eligible(request(selection=selection), 0.0, (), 0.5)
+    assert {columns.nodes[i].worker.id for i in np.flatnonzero(mask)} == expected
+
+
+def test_masks_follow_membership():
+    r = many(3)
+    columns = r.fleet.columns(MODEL)
+    selection = Selection(only=("w0", "w2"))
+    assert columns.mask(selection).tolist() == [True, False, True]
+    r.observe(WorkerGone("w0"), 0.0)
+    assert columns.mask(selection).sum() == 1
+
+
+def test_price_caps_are_per_million_tokens():
+    record = worker("w", usd_per_hour=3.6, endpoints=(endpoint(curve=Curve(0.0, 0.0, 0.001, 0.01)),))
+    columns = router(record).fleet.columns(MODEL)  # 1e-6 $ a prompt token: $1 per million; output $10
+    for cap, allowed in ((1.01, True), (0.99, False)):
+        asked = request(selection=Selection(max_input_usd_per_mtok=cap))
+        assert bool(columns.eligible(asked, 0.0, (), 0.5)[0]) is allowed
+    for cap, allowed in ((10.1, True), (9.9, False)):
+        asked = request(selection=Selection(max_output_usd_per_mtok=cap))
+        assert bool(columns.eligible(asked, 0.0, (), 0.5)[0]) is allowed
+
+
+def test_shortfall_is_of_the_best_eligible_node():
+    r = router(worker("near"), worker("far"), rtt={"near": 0.02, "far": 0.2})
+    columns = r.fleet.columns(MODEL)
+    asked = request(deadline=0.01)
+    candidates = columns.candidates(asked, columns.eligible(asked, 0.0, (), 0.5), 0.0)
+    assert shortfall(candidates, 0.0) == pytest.approx(0.02, abs=0.002)
+    assert shortfall(candidates.narrowed(np.zeros(2, np.bool_)), 0.0) == float("inf")

@@ -1,0 +1,246 @@
+import pytest
+
+from policies.admission import AdmissionConfig
+from policies.config import PolicyConfig
+from policies.reason import Reason
+from policies.records import Curve
+from policies.request import (
+    Dispatch,
+    Infeasible,
+    LoadSeen,
+    Outcome,
+    ProbeFailed,
+    Selection,
+    Shed,
+    Sort,
+    Status,
+    WorkerSeen,
+)
+from policies.router import Router
+from tests.fleets import endpoint, load, request, router, worker
+
+REJECT = (Infeasible.REJECT,)
+
+
+def two_regions(**policies):
+    """A dear node here and a cheap one 200 ms away; 10 ms of compute each."""
+    near = worker("near", usd_per_hour=4.0)
+    far = worker("far", region="far", usd_per_hour=1.0)
+    return router(near, far, rtt={"near": 0.002, "far": 0.2}, **policies)
+
+
+def sent_to(decision) -> str:
+    assert isinstance(decision, Dispatch), decision
+    return decision.node.worker.id
+
+
+def test_loose_deadlines_go_far_and_tight_ones_stay():
+    r = two_regions()
+    assert sent_to(r.route(request(deadline=2.0), 0.0)) == "far"
+    assert sent_to(r.route(request(deadline=0.15), 0.0)) == "near"
+    assert sent_to(r.route(request(), 0.0)) == "far"
+
+
+def test_halving_a_price_moves_only_what_it_makes_cheapest():
+    r = router(worker("near", usd_per_hour=1.0), worker("far", region="far", usd_per_hour=1.5), rtt={"far": 0.2})
+    assert sent_to(r.route(request(deadline=2.0), 0.0)) == "near"
+    r.observe(WorkerSeen(worker("far", seq=2, region="far", usd_per_hour=0.75)), 1.0)
+    assert sent_to(r.route(request(deadline=3.0), 1.0)) == "far"
+    assert sent_to(r.route(request(deadline=1.15), 1.0)) == "near"
+
+
+def test_a_queue_moves_the_choice():
+    r = two_regions()
+    r.observe(LoadSeen(load("far", 2, waiting=20, running=1, backlog=3.0), 0.0), 0.0)
+    assert sent_to(r.route(request(deadline=2.0), 0.0)) == "near"
+
+
+def test_first_token_and_pace_deadlines_count_too():
+    slow = worker("slow", endpoints=(endpoint(curve=Curve(0.01, decode=0.05)),))
+    fast = worker("fast", usd_per_hour=9.0, endpoints=(endpoint(curve=Curve(0.01, decode=0.01)),))
+    r = router(slow, fast, rtt={"fast": 0.1})
+    assert sent_to(r.route(request(output_tokens=10), 0.0)) == "slow"
+    assert sent_to(r.route(request(output_tokens=10, token_interval=0.03), 0.0)) == "fast"
+    assert sent_to(r.route(request(output_tokens=10, first_token_deadline=0.1), 0.0)) == "slow"
+
+
+def test_higher_probability_keeps_more_margin():
+    r = two_regions()
+    spread = r.fleet.workers["far"].nodes[0].eta(request(), 0.0).spread
+    mean = r.fleet.workers["far"].nodes[0].eta(request(), 0.0).total
+    deadline = mean + 1.8 * spread  # between z(0.95) = 1.64 and z(0.98) = 2.05
+    assert sent_to(r.route(request(deadline=deadline, probability=0.95), 0.0)) == "far"
+    assert sent_to(r.route(request(deadline=deadline, probability=0.98), 0.0)) == "near"
+
+
+def test_a_patient_request_is_not_sent_behind_a_long_queue():
+    r = two_regions()
+    r.observe(LoadSeen(load("far", 2, waiting=500, running=1, backlog=90.0), 0.0), 0.0)
+    assert sent_to(r.route(request(), 0.0)) == "near"
+    r.observe(LoadSeen(load("near", 2, waiting=500, running=1, backlog=70.0), 0.0), 0.0)
+    shed = r.route(request(when_infeasible=REJECT), 0.0)
+    assert (shed.reason, shed.retry_after) == (Reason.OVERLOADED, pytest.approx(10.0, abs=0.1))
+
+
+def test_nobody_in_time_means_the_soonest_unless_rejected():
+    r = two_regions()
+    decision = r.route(request(deadline=0.001), 0.0)
+    assert (sent_to(decision), decision.status) == ("near", Status.BEST_EFFORT)
+    shed = r.route(request(deadline=0.001, when_infeasible=REJECT), 0.0)
+    assert (shed.reason, shed.param) == (Reason.DEADLINE_INFEASIBLE, "x-deadline-ms")
+    assert shed.retry_after is not None
+
+
+def test_hold_acts_as_best_effort_for_now():
+    decision = two_regions().route(request(deadline=0.001, when_infeasible=(Infeasible.HOLD,)), 0.0)
+    assert decision.status is Status.BEST_EFFORT
+
+
+def test_degrading_stops_at_the_floor():
+    full = worker("full", endpoints=(endpoint(curve=Curve(0.1)),))
+    int8 = worker("int8", endpoints=(endpoint(variant="int8", quality=0.97, curve=Curve(0.02)),))
+    int4 = worker("int4", endpoints=(endpoint(variant="int4", quality=0.90, curve=Curve(0.005)),))
+    r = router(full, int8, int4)
+    asked = request(deadline=0.08, quality=1.0, min_quality=0.95)
+    decision = r.route(asked, 0.0)
+    assert (sent_to(decision), decision.status) == ("int8", Status.DEGRADED)
+    loose = r.route(request(deadline=5.0, quality=1.0, min_quality=0.95), 0.0)
+    assert (sent_to(loose), loose.status) == ("full", Status.FEASIBLE)
+    hopeless = r.route(request(deadline=0.012, quality=1.0, min_quality=0.95), 0.0)
+    assert (sent_to(hopeless), hopeless.status) == ("int8", Status.BEST_EFFORT)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "param"),
+    [
+        ({"model": "other"}, Reason.MODEL_NOT_FOUND, "model"),
+        ({"selection": Selection(regions=(("mars-*",),))}, Reason.REGION_LOCKED, "x-allow-regions"),
+        ({"selection": Selection(variants=("int2",))}, Reason.NO_MATCHING_NODE, "provider"),
+        ({"selection": Selection(only=("nobody",))}, Reason.NO_MATCHING_NODE, "provider"),
+        ({"selection": Selection(max_input_usd_per_mtok=-1.0)}, Reason.PRICE_CAP, "provider.max_price"),
+        ({"max_cost": 1e-12}, Reason.PRICE_CAP, "x-max-cost-usd"),
+        ({"quality": 1.5, "min_quality": 1.5}, Reason.QUALITY_FLOOR, "x-min-quality"),
+        ({"order": ("nobody",), "allow_fallbacks": False, "when_infeasible": REJECT}, Reason.NO_MATCHING_NODE, "provider.order"),
+    ],
+)  # fmt: skip
+def test_refusals_name_the_field(fields, reason, param):
+    shed = two_regions().route(request(**fields), 0.0)
+    assert isinstance(shed, Shed)
+    assert (shed.reason, shed.param) == (reason, param)
+
+
+def test_a_price_cap_excludes_the_dear_node():
+    r = two_regions()
+    cap = r.fleet.workers["far"].nodes[0].cost(request()) * 1.5
+    asked = request(deadline=0.1, max_cost=cap)
+    assert sent_to(r.route(asked, 0.0)) == "far", "best effort within the cap"
+
+
+def test_order_is_tried_first():
+    r = two_regions()
+    assert sent_to(r.route(request(order=("near", "far")), 0.0)) == "near"
+    assert sent_to(r.route(request(order=("nobody", "home")), 0.0)) == "near", "regions are names too"
+    assert sent_to(r.route(request(order=("nobody",)), 0.0)) == "far", "fallback"
+
+
+def test_sort_prefers_within_what_is_in_time():
+    r = two_regions()
+    assert sent_to(r.route(request(deadline=5.0, sort=Sort.LATENCY), 0.0)) == "near"
+    assert sent_to(r.route(request(deadline=5.0, sort=Sort.PRICE), 0.0)) == "far"
+    fast = worker("fast", region="far", usd_per_hour=50.0, endpoints=(endpoint(curve=Curve(0.01, decode=1e-4)),))
+    slow = worker("slow", endpoints=(endpoint(curve=Curve(0.01, decode=1e-3)),))
+    r = router(fast, slow, rtt={"fast": 0.2})
+    assert sent_to(r.route(request(deadline=5.0, sort=Sort.THROUGHPUT), 0.0)) == "fast"
+
+
+def test_a_repeat_goes_elsewhere_and_is_bounded():
+    r = router(*(worker(f"w{i}") for i in range(4)))
+    asked, tried = request(deadline=5.0), []
+    for attempt in (1, 2, 3):
+        decision = r.route(asked, 0.0, avoid=tuple(tried))
+        assert decision.attempt == attempt
+        assert sent_to(decision) not in tried
+        tried.append(sent_to(decision))
+        r.report(decision, Outcome(reason=Reason.UPSTREAM_LOST), 0.0)
+    assert isinstance(r.route(asked, 0.0, avoid=tuple(tried)), Shed)
+
+
+def test_no_repeat_after_the_deadline_or_without_fallbacks():
+    r = router(worker("a"), worker("b"))
+    late = r.route(request(deadline=1.0), 2.0, avoid=("a",))
+    assert late.reason is Reason.DEADLINE_EXCEEDED
+    assert isinstance(r.route(request(allow_fallbacks=False), 0.0, avoid=("a",)), Shed)
+
+
+def test_repeats_are_refused_in_a_lasting_outage():
+    r = router(*(worker(f"w{i}") for i in range(3)))
+    for _ in range(60):
+        decision = r.route(request(), 0.0)
+        r.report(decision, Outcome(reason=Reason.UPSTREAM_ERROR, first_byte=0.1), 0.0)
+    shed = r.route(request(), 0.0, avoid=("w0",))
+    assert shed.reason is Reason.OVERLOADED
+
+
+def test_a_dispatch_is_settled_exactly_once():
+    r = two_regions()
+    decision = r.route(request(), 0.0)
+    r.report(decision, Outcome(), 0.1)
+    with pytest.raises(KeyError):
+        r.report(decision, Outcome(), 0.2)
+
+
+def test_a_cap_on_requests_in_flight():
+    capped = PolicyConfig(admission=AdmissionConfig(max_in_flight=2))
+    r = two_regions(capped=capped)
+    first, _ = r.route(request(policy="capped"), 0.0), r.route(request(policy="capped"), 0.0)
+    assert r.route(request(policy="capped"), 0.0).reason is Reason.OVERLOADED
+    r.report(first, Outcome(), 0.1)
+    assert isinstance(r.route(request(policy="capped"), 0.1), Dispatch)
+
+
+def test_panic_ignores_health_when_too_little_is_left():
+    r = router(*(worker(f"w{i}") for i in range(4)))
+    for name in ("w0", "w1"):
+        for _ in range(3):
+            r.observe(ProbeFailed(name), 0.0)
+    used = {sent_to(r.route(request(), 0.0)) for _ in range(60)}
+    assert used == {"w2", "w3"}, "half of them is not yet a panic"
+    for _ in range(3):
+        r.fleet.workers["w2"].health.eject(0.0, r._rng)
+    used = {sent_to(r.route(request(), 0.0)) for _ in range(60)}
+    assert used == {"w0", "w1", "w2", "w3"}
+
+
+def test_all_draining_is_no_capacity():
+    r = router(worker("a"))
+    r.observe(LoadSeen(load("a", 2, draining=True), 0.0), 0.0)
+    shed = r.route(request(), 0.0)
+    assert (shed.reason, shed.retry_after) == (Reason.NO_CAPACITY, 1.0)
+
+
+def test_equal_nodes_share():
+    r = router(*(worker(f"w{i}", endpoints=(endpoint(max_batch=64),)) for i in range(4)))
+    counts = dict.fromkeys(r.fleet.workers, 0)
+    for i in range(400):
+        decision = r.route(request(), i * 0.01)
+        counts[sent_to(decision)] += 1
+        r.report(decision, Outcome(), i * 0.01)
+    # Better of two over four equal nodes that are idle whenever picked: each gets about a quarter.
+    assert min(counts.values()) > 50
+
+
+def test_a_session_stays_on_its_node():
+    r = router(*(worker(f"w{i}") for i in range(8)))
+    homes = {key: {sent_to(r.route(request(affinity=key), 0.0)) for _ in range(5)} for key in "abcdefgh"}
+    assert all(len(nodes) == 1 for nodes in homes.values())
+    assert len(set.union(*homes.values())) > 2, "different sessions spread"
+
+
+def test_a_reload_keeps_what_is_open():
+    r = two_regions()
+    decision = r.route(request(), 0.0)
+    new = Router(r.fleet, {"house": PolicyConfig().build()}, r._rng)
+    new.adopt(r)
+    new.report(decision, Outcome(), 0.1)
+    assert (new.open, r.open) == (0, 0)
+    assert r.fleet.workers["far"].in_flight == 0
