@@ -17,7 +17,7 @@ def house():
 
 
 def test_it_agrees_with_the_decision_and_reserves_nothing(house):
-    asked = request(deadline=0.5)
+    asked = request(deadline=0.35)
     explanation = explain(house, asked, 0.0)
     assert explanation.chosen == house.route(asked, 0.0).node.id
     assert explanation.decision == "feasible"
@@ -25,7 +25,7 @@ def test_it_agrees_with_the_decision_and_reserves_nothing(house):
 
 
 def test_candidates_come_cheapest_first_with_their_verdicts(house):
-    explanation = explain(house, request(deadline=0.5), 0.0)
+    explanation = explain(house, request(deadline=0.35), 0.0)
     verdicts = [(c.worker, c.verdict.split(" by")[0]) for c in explanation.candidates]
     assert verdicts == [("farther", "too late"), ("far", "chosen"), ("near", "feasible, dearer")]
     for c in explanation.candidates:
@@ -36,7 +36,7 @@ def test_candidates_come_cheapest_first_with_their_verdicts(house):
 
 
 def test_counterfactuals(house):
-    e = explain(house, request(deadline=0.5), 0.0)
+    e = explain(house, request(deadline=0.35), 0.0)
     assert (e.fastest.node, e.next_cheapest.node) == ("near/chat:fp32", "near/chat:fp32")
     assert e.fastest.extra_cost_usd > 0 > e.fastest.extra_s
     assert e.without_deadline.node == "farther/chat:fp32"

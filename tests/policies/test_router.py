@@ -56,7 +56,7 @@ def test_a_queue_moves_the_choice():
 
 
 def test_first_token_and_pace_deadlines_count_too():
-    slow = worker("slow", endpoints=(endpoint(curve=Curve(0.01, decode=0.05)),))
+    slow = worker("slow", endpoints=(endpoint(curve=Curve(0.01, decode=0.05), max_batch=64),))
     fast = worker("fast", usd_per_hour=9.0, endpoints=(endpoint(curve=Curve(0.01, decode=0.01)),))
     r = router(slow, fast, rtt={"fast": 0.1})
     assert sent_to(r.route(request(output_tokens=10), 0.0)) == "slow"
@@ -120,7 +120,7 @@ def test_degrading_stops_at_the_floor():
         ({"selection": Selection(max_input_usd_per_mtok=-1.0)}, Reason.PRICE_CAP, "provider.max_price"),
         ({"max_cost": 1e-12}, Reason.PRICE_CAP, "x-max-cost-usd"),
         ({"quality": 1.5, "min_quality": 1.5}, Reason.QUALITY_FLOOR, "x-min-quality"),
-        ({"order": ("nobody",), "allow_fallbacks": False, "when_infeasible": REJECT}, Reason.NO_MATCHING_NODE, "provider.order"),
+        ({"order": ("x",), "allow_fallbacks": False, "when_infeasible": REJECT}, Reason.NO_MATCHING_NODE, "provider.order"),
     ],
 )  # fmt: skip
 def test_refusals_name_the_field(fields, reason, param):

@@ -13,14 +13,8 @@ from policies.request import Dispatch, DrainSet, LoadSeen, Outcome, ProbeFailed,
 from tests.fleets import endpoint, load, request, router, worker
 
 NAMES = ["a", "b", "c"]
-REASONS = [None, *(Reason[name] for name in "UPSTREAM_LOST REFUSED CLIENT_GONE CONNECT_FAILED DEADLINE_EXCEEDED".split())]
-    None,
-    Reason.UPSTREAM_LOST,
-    Reason.REFUSED,
-    Reason.CLIENT_GONE,
-    Reason.CONNECT_FAILED,
-    Reason.DEADLINE_EXCEEDED,
-]
+FAILURES = ["UPSTREAM_LOST", "REFUSED", "CLIENT_GONE", "CONNECT_FAILED", "DEADLINE_EXCEEDED"]
+REASONS = [None, *(Reason[name] for name in FAILURES)]
 POINTS = (endpoint(curve=Curve(0.01, decode=0.001), max_batch=2), endpoint(model="other", curve=Curve(0.02)))
 
 names, models = st.sampled_from(NAMES), st.sampled_from(["chat", "other"])

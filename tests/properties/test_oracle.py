@@ -17,6 +17,8 @@ prices = st.one_of(
     st.builds(TokenPrice, st.integers(0, 9).map(float), st.integers(0, 9).map(float), st.just(1e-6)),
 )
 
+qualities = st.sampled_from([0.9, 0.97, 1.0])
+
 
 @st.composite
 def fleets(draw):
@@ -26,9 +28,9 @@ def fleets(draw):
         name = f"w{i}"
         variants = draw(st.lists(st.sampled_from(["fp32", "int8", "int4"]), min_size=1, max_size=2, unique=True))
         points = tuple(
-            endpoint(variant=v, curve=draw(curves), quality=draw(st.sampled_from([0.9, 0.97, 1.0])), max_batch=draw(st.sampled_from([1, 8])))
+            endpoint(variant=v, curve=draw(curves), quality=draw(qualities), max_batch=draw(st.sampled_from([1, 8])))
             for v in variants
-        )  # fmt: skip
+        )
         region = draw(st.sampled_from(["eu-a", "eu-b", "us-a"]))
         records.append(worker(name, price=draw(prices), region=region, endpoints=points))
         rtt[name] = draw(st.sampled_from([0.001, 0.05, 0.2]))
