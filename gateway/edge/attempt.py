@@ -1,0 +1,174 @@
+"""One dispatch at work: the head that is sent, how long it may take, and its settlement, exactly once.
+
+`limit` is when the attempt must be over, `patience` how long its worker may be silent. Durations in seconds, instants
+on the plane's clock. exchange.py drives it and decides what follows from its end.
+"""
+
+from __future__ import annotations
+
+from gateway.edge import relay, wire
+from gateway.edge.gate import Head
+from gateway.edge.upstream import Link, Pool
+from gateway.openai import headers
+from policies.cost import bill
+from policies.reason import Reason
+from policies.records import NO_TIMINGS, Timings
+from policies.request import Dispatch, Outcome, Status
+from policies.router import Router
+
+RTTS_TO_CONNECT = 3.0
+"""A far node may take this many round trips to accept: one is the least, and a lost SYN is not worth waiting for."""
+SPREADS = 4.0
+"""Standard deviations beyond its predicted time after which silence means that a worker is stuck."""
+SILENCE = 2.0
+"""Seconds of silence always granted (predictions for a cold node are poor), where the budget has twice as many."""
+LONGER_ANSWERS = 3.0
+"""How many times its predicted decoding a unary answer may take on top: its worker is silent all the while."""
+STALL = 30.0
+"""Seconds between two reads of one answer after which its worker counts as lost (faults.md section 5)."""
+LONGEST = 600.0
+"""Seconds any attempt may take: the default timeout of the openai client."""
+STALE_WINDOW = 0.05
+"""Seconds, beside three round trips, within which a loss on a reused link may be the worker's idle timeout."""
+LONGEST_ANNOUNCED_MS = 86_400_000
+"""Milliseconds of budget a worker is told at most."""
+
+ROUTING_FIELDS = frozenset(row.name for row in headers.TABLE)
+"""Headers that spoke to us; a worker gets what it needs of them in our own words."""
+WITHHELD = wire.NOT_FORWARDED | ROUTING_FIELDS
+
+
+class Attempt:
+    """A dispatch, the link it runs on, and what has been seen of its answer."""
+
+    __slots__ = (
+        "dispatch",
+        "events",
+        "first_byte",
+        "heard",
+        "limit",
+        "link",
+        "named",
+        "outcome",
+        "patience",
+        "pool",
+        "resent",
+        "router",
+        "sent",
+    )
+
+    def __init__(self, router: Router, dispatch: Dispatch, pool: Pool) -> None:
+        self.router = router
+        """The one that decided; a reload may have put another in its place since."""
+        self.dispatch = dispatch
+        self.pool = pool
+        self.link: Link | None = None
+        self.limit = _limit(dispatch)
+        self.patience = _patience(dispatch, self.limit)
+        self.sent = 0.0
+        self.resent = False
+        """Whether it was written a second time, after losing the idle-timeout race."""
+        self.heard = 0.0
+        """When the worker last said anything."""
+        self.first_byte: float | None = None
+        self.named: dict[bytes, bytes] = {}
+        """The reply's fields by name."""
+        self.events: relay.Events | None = None
+        self.outcome: Outcome | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Attempt {self.dispatch.attempt} at {self.dispatch.node.worker.id}{' settled' if self.outcome else ''}>"
+        )
+
+    @property
+    def connect_timeout(self) -> float:
+        """Seconds this node's worker gets to accept a connection."""
+        return RTTS_TO_CONNECT * self.dispatch.eta.network
+
+    @property
+    def stale(self) -> bool:
+        """Whether a loss so soon, on a link used before, may be the worker closing an idle connection."""
+        return self.link is not None and self.link.used > 1 and not self.link.reply.began and not self.resent
+
+    def hear(self, link: Link, now: float) -> None:
+        """The worker said something."""
+        self.heard = now
+        if self.first_byte is None and link.reply.size:
+            self.first_byte = now - self.dispatch.at
+
+    def settle(
+        self,
+        reason: Reason | None,
+        now: float,
+        *,
+        executed: bool = True,
+        timings: Timings = NO_TIMINGS,
+        output_tokens: int | None = None,
+    ) -> Outcome:
+        """Tell the router what came of it. Asserts that nobody has before."""
+        assert self.outcome is None, self
+        dispatch = self.dispatch
+        self.outcome = outcome = Outcome(
+            reason=reason,
+            executed=executed,
+            first_byte=self.first_byte,
+            total=now - dispatch.at,
+            queue=timings.queue,
+            prefill=timings.prefill,
+            decode=timings.decode,
+            accelerator=timings.accel,
+            output_tokens=output_tokens,
+            reply_bytes=0 if self.link is None else self.link.reply.size,
+        )
+        self.router.report(dispatch, outcome, now)
+        return outcome
+
+    def cost(self) -> float:
+        """What it really cost, once settled. US dollars."""
+        assert self.outcome is not None
+        return bill(self.dispatch.node, self.dispatch.request, self.outcome)
+
+    def in_deadline(self) -> bool:
+        """Whether it was answered, whole and in time."""
+        outcome, dispatch = self.outcome, self.dispatch
+        if outcome is None or outcome.reason is not None or outcome.total is None:
+            return False
+        request = dispatch.request
+        first = outcome.total if outcome.first_byte is None else outcome.first_byte
+        return dispatch.at + outcome.total <= request.deadline and dispatch.at + first <= request.first_token_deadline
+
+    def head(self, client: Head, path: bytes, length: int, request_id: bytes, traceparent: bytes, now: float) -> bytes:
+        """The request head for the worker: our own framing and words, and the client's end-to-end fields."""
+        dispatch = self.dispatch
+        lines = [wire.POST, path, wire.REQUEST_VERSION, self.pool.host]
+        for name, value in client.fields:
+            if name not in WITHHELD and not name.startswith(wire.NOT_FORWARDED_PREFIXES):
+                lines += (wire.CRLF, name, wire.COLON, value)
+        if dispatch.node.worker.variant_header:
+            lines += (wire.VARIANT, dispatch.node.endpoint.variant.encode())
+        if dispatch.attempt > 1:
+            lines += (wire.ATTEMPT, b"%d" % dispatch.attempt)
+        if traceparent:
+            lines += (wire.TRACEPARENT, traceparent)
+        budget = b"%d" % min(max((self.limit - now) * 1e3, 1), LONGEST_ANNOUNCED_MS)
+        lines += (wire.REQUEST_ID, request_id, wire.DEADLINE, budget, wire.EXPECTED_TIMEOUT, budget)
+        lines += (wire.CONTENT_LENGTH, b"%d" % length, wire.HEAD_END)
+        return b"".join(lines)
+
+
+def _limit(dispatch: Dispatch) -> float:
+    """When it must be over: at the deadline; best effort was never promised to make that, and gets its time."""
+    request = dispatch.request
+    limit = min(request.deadline, dispatch.at + LONGEST)
+    if dispatch.status is Status.BEST_EFFORT:
+        return max(limit, dispatch.at + dispatch.eta.total + request.patience)
+    return limit
+
+
+def _patience(dispatch: Dispatch, limit: float) -> float:
+    """Seconds of silence after which another worker should be tried, as far as the budget lets one be tried."""
+    eta = dispatch.eta
+    expected = eta.first_token if dispatch.request.stream else eta.total + LONGER_ANSWERS * eta.decode
+    budget = limit - dispatch.at
+    return min(max(expected + SPREADS * eta.spread, min(SILENCE, budget / 2)), budget)

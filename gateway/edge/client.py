@@ -1,0 +1,426 @@
+"""One client's connection: bytes become complete requests, served one by one in the order they came.
+
+It keeps the limits (head, body, rate, silence, pipelining) and the order of answers. Invariants: nothing incomplete
+and nothing the gate refuses reaches an exchange; after a refusal no further byte is parsed, and the connection
+closes. The parser only collects; requests start when it is off the stack. Next: gate.py, exchange.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import ipaddress
+import logging
+import socket
+import struct
+from collections import deque
+from typing import NamedTuple, Protocol
+
+import httptools
+
+from gateway.auth import Client
+from gateway.edge import gate, wire
+from gateway.edge.exchange import Exchange
+from gateway.edge.flow import Outlet
+from gateway.edge.gate import Fields, Head
+from gateway.edge.plane import Plane
+from gateway.edge.wheel import Alarm
+from gateway.openai import errors, headers
+from policies.reason import TABLE, Reason
+from policies.request import Shed
+
+log = logging.getLogger(__name__)
+
+LINGER = 2.0
+"""Seconds we go on reading after a refusal: closing with unread bytes would reset the connection, and the client might
+never see why (RFC 9112 section 9.6)."""
+BODY_GRACE = 10.0
+"""Seconds a body may take beyond what its minimum rate allows."""
+MAX_TRAILERS = 16
+MAX_WAITING_BYTES = 1024 * 1024
+"""Bodies of pipelined requests held for their turn; beyond it, the client is not read."""
+TCP_INFO_RTT = struct.Struct("=68xI")
+"""Where Linux puts the smoothed round trip, in microseconds, in `struct tcp_info`."""
+
+
+class Phase(enum.Enum):
+    """What the next byte belongs to."""
+
+    IDLE = enum.auto()
+    HEAD = enum.auto()
+    BODY = enum.auto()
+    CLOSED = enum.auto()
+    """Nothing more is read; after a refusal, what comes is thrown away until the client stops or `LINGER` ends."""
+
+
+IDLE, HEAD, BODY, CLOSED = Phase
+
+
+class Waiting(NamedTuple):
+    """A whole request that has passed the gate."""
+
+    head: Head
+    raw: bytes
+    client: Client
+    arrived: float
+    keep: bool
+
+
+class StopParsingError(Exception):
+    """Stops the parser; the connection knows why."""
+
+
+class Door(Protocol):
+    """Where connections come from: it counts them."""
+
+    def opened(self, connection: ClientConnection) -> bool: ...
+
+    def closed(self, connection: ClientConnection) -> None: ...
+
+
+class ClientConnection(asyncio.Protocol, Alarm):
+    """One accepted connection."""
+
+    __slots__ = (
+        "_arrived",
+        "_body",
+        "_client",
+        "_continue",
+        "_door",
+        "_exchange",
+        "_fields",
+        "_fresh",
+        "_head",
+        "_keep",
+        "_loopback",
+        "_outlet",
+        "_parser",
+        "_peer",
+        "_phase",
+        "_plane",
+        "_refusal",
+        "_seen",
+        "_serving",
+        "_size",
+        "_target",
+        "_throttled",
+        "_trailers",
+        "_transport",
+        "_waiting",
+        "_weight",
+    )
+
+    _transport: asyncio.Transport
+    _outlet: Outlet
+
+    def __init__(self, plane: Plane, door: Door) -> None:
+        super().__init__()
+        # Per process.
+        self._plane = plane
+        self._door = door
+        # Per connection.
+        self._parser = httptools.HttpRequestParser(self)
+        self._peer = ""
+        self._loopback = False
+        self._phase = IDLE
+        self._waiting: deque[Waiting] = deque()
+        self._exchange: Exchange | None = None
+        self._serving = False
+        self._throttled = False
+        self._refusal: Shed | None = None
+        """Why the connection will close, once all before it is answered."""
+        # Per request.
+        self._arrived = 0.0
+        self._seen = 0
+        self._fresh = False
+        self._weight = 0
+        self._trailers = 0
+        self._target = b""
+        self._fields: Fields = []
+        self._head: Head | None = None
+        self._client: Client | None = None
+        self._keep = True
+        self._continue = False
+        self._body: bytes | bytearray = b""
+
+    def __repr__(self) -> str:
+        return f"<ClientConnection {self._phase.name} waiting {len(self._waiting)} {self._exchange!r}>"
+
+    # asyncio's callbacks.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._outlet = Outlet(transport)
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0] if isinstance(peer, tuple) else ""
+        self._loopback = _is_loopback(self._peer)
+        if self._door.opened(self):
+            self._plane.wheel.set(self, self._plane.clock() + self._plane.limits.idle_s)
+        else:
+            self._refuse(Shed(Reason.OVERLOADED, "Too many connections.", retry_after=1.0))
+            self._settle()
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None or self._phase is CLOSED:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._refuse(Shed(Reason.BAD_FRAMING))  # unless a callback has said why
+        if self._phase is not IDLE:
+            self._incomplete(len(data))
+        self._settle()
+
+    def eof_received(self) -> bool | None:
+        """The client sends no more. Mid-request that is a framing error; otherwise it has left."""
+        if self._phase in (HEAD, BODY) and self._refusal is None and self._exchange is None:
+            self._refuse(Shed(Reason.BAD_FRAMING))
+            self._settle()
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._phase = CLOSED
+        self._waiting.clear()
+        self._plane.wheel.clear(self)
+        if self._exchange is not None:
+            self._exchange.cancel()
+        self._door.closed(self)
+
+    def pause_writing(self) -> None:
+        self._outlet.pause()
+        self._plane.wheel.set(self, self._plane.clock() + self._plane.limits.write_stall_s)
+
+    def resume_writing(self) -> None:
+        self._outlet.resume()
+
+    # The parser's callbacks.
+
+    def on_message_begin(self) -> None:
+        self._arrived = self._plane.clock()
+        self._phase = HEAD
+        self._fresh = True
+        self._seen = self._weight = self._trailers = 0
+        self._target = b""
+        self._fields = []
+        self._head = None
+        self._body = b""
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        if len(self._target) > self._plane.limits.url_bytes:
+            self._stop(Reason.HEADERS_TOO_LARGE)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        limits = self._plane.limits
+        if self._phase is BODY:
+            self._trailers += 1  # dropped: nothing we forward has a place for them
+            if self._trailers > MAX_TRAILERS or len(value) > limits.field_bytes:
+                self._stop(Reason.HEADERS_TOO_LARGE)
+            return
+        weight = len(name) + len(value) + 4
+        self._weight += weight
+        fields = self._fields
+        fields.append((name.lower(), value.rstrip(b" \t")))
+        if weight > limits.field_bytes or self._weight > limits.head_bytes or len(fields) > limits.fields:
+            self._stop(Reason.HEADERS_TOO_LARGE)
+
+    def on_headers_complete(self) -> None:
+        plane, parser = self._plane, self._parser
+        head = Head(parser.get_method(), self._target, parser.get_http_version(), self._fields)
+        self._phase = BODY
+        reason = gate.refusal(head, plane.limits, plane.hosts)
+        if reason is not None:
+            self._stop(reason)
+        client = plane.keys.client(head.named.get(b"authorization"), self._loopback)
+        if isinstance(client, Shed):
+            self._refuse(client)
+            raise StopParsingError
+        self._head = head
+        self._client = client
+        self._keep = head.modern and parser.should_keep_alive()
+        self._continue = head.modern and b"expect" in head.named
+
+    def on_body(self, data: bytes) -> None:
+        body = self._body
+        if not body:
+            self._body = data
+        elif isinstance(body, bytearray):
+            body += data
+        else:
+            self._body = bytearray(body) + data
+        if len(self._body) > self._plane.limits.body_bytes:
+            self._stop(Reason.BODY_TOO_LARGE)
+
+    def on_message_complete(self) -> None:
+        self._phase = IDLE
+        assert self._head is not None
+        assert self._client is not None
+        body = self._body
+        raw = body if isinstance(body, bytes) else bytes(body)
+        self._waiting.append(Waiting(self._head, raw, self._client, self._arrived, self._keep))
+        self._continue = False
+        if len(self._waiting) > self._plane.limits.pipelined:
+            self._stop(Reason.BAD_REQUEST)
+
+    def _stop(self, reason: Reason) -> None:
+        self._refuse(Shed(reason))
+        raise StopParsingError
+
+    # Between reads.
+
+    def _incomplete(self, received: int) -> None:
+        """A request has begun and is not all here: bound what it may weigh and take."""
+        plane = self._plane
+        if self._phase is HEAD:
+            if not self._fresh:  # of the first piece, some may belong to the request before
+                self._seen += received
+            self._fresh = False
+            if self._seen > plane.limits.head_bytes:
+                self._refuse(Shed(Reason.HEADERS_TOO_LARGE))
+            plane.wheel.set(self, self._arrived + plane.limits.header_timeout_s)
+        elif self._phase is BODY:
+            plane.wheel.set(self, self._body_due())
+
+    def _body_due(self) -> float:
+        """When the body is too slow, given what has come of it."""
+        limits = self._plane.limits
+        grace = limits.header_timeout_s + BODY_GRACE
+        return self._arrived + grace + len(self._body) / limits.body_bytes_per_s
+
+    def _settle(self) -> None:
+        """Start what can be started, answer what must be refused, in order."""
+        if self._serving:
+            return
+        self._serving = True
+        while self._waiting and self._exchange is None and self._phase is not CLOSED:
+            self._start(self._waiting.popleft())
+        self._serving = False
+        if self._waiting or self._throttled:
+            self._throttle()
+        if self._exchange is not None or self._phase is CLOSED:
+            return
+        if self._refusal is not None:
+            self._answer_refusal(self._refusal)
+        elif self._continue and self._phase is BODY:
+            self._continue = False
+            self._outlet.write(wire.CONTINUE)
+
+    def _start(self, waiting: Waiting) -> None:
+        plane = self._plane
+        self._exchange = exchange = Exchange(
+            plane,
+            self._outlet,
+            waiting.head,
+            waiting.raw,
+            waiting.client,
+            self._peer,
+            waiting.arrived,
+            self._rtt() if plane.measure_clients else 0.0,
+            waiting.keep and not plane.draining,
+            self._answered,
+        )
+        try:
+            exchange.start()
+        except Exception:
+            log.exception("%r failed", exchange)
+            exchange.broke()
+
+    def _answered(self, exchange: Exchange) -> None:
+        """The exchange has given the client its ending."""
+        self._exchange = None
+        if self._phase is CLOSED:
+            return
+        if not exchange.keep:
+            self._close()
+            return
+        if self._phase is IDLE:
+            self._plane.wheel.set(self, self._plane.clock() + self._plane.limits.idle_s)
+        if self._waiting or self._refusal is not None or self._continue:
+            self._settle()
+
+    def _throttle(self) -> None:
+        """Stop reading a client that has sent far ahead; it is the only time its leaving goes unnoticed."""
+        ahead = sum(len(waiting.raw) for waiting in self._waiting) > MAX_WAITING_BYTES
+        if ahead != self._throttled and self._phase is not CLOSED:
+            self._throttled = ahead
+            (self._transport.pause_reading if ahead else self._transport.resume_reading)()
+
+    # Endings.
+
+    def _refuse(self, shed: Shed) -> None:
+        """No further byte is understood; the first reason counts."""
+        if self._refusal is None:
+            self._refusal = shed
+
+    def _answer_refusal(self, shed: Shed) -> None:
+        """Say why, and close: after it nobody can know where the next request would begin."""
+        plane = self._plane
+        plane.telemetry.refused(shed.reason)
+        status = TABLE[shed.reason].http
+        plane.telemetry.finished(status, plane.clock() - self._arrived if self._arrived else 0.0)
+        self._outlet.write(errors.answer(shed, headers.make_id(plane.rng), close=True, allow="GET, POST"))
+        self._phase = CLOSED
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        plane.wheel.set(self, plane.clock() + LINGER)
+
+    def _close(self) -> None:
+        """Finish writing, then end the connection."""
+        self._phase = CLOSED
+        self._transport.close()
+        self._plane.wheel.set(self, self._plane.clock() + self._plane.limits.write_stall_s)
+
+    def drain(self) -> None:
+        """No further request after those that have begun."""
+        if self._exchange is not None:
+            self._exchange.keep = False
+        elif self._phase is IDLE and not self._waiting:
+            self._close()
+
+    def abort(self) -> None:
+        """End it now."""
+        self._transport.abort()
+
+    def ring(self, now: float) -> None:
+        """The alarm: the client has been silent, slow or unreading for too long."""
+        plane = self._plane
+        if self._phase is CLOSED:
+            self.abort()
+        elif self._outlet.paused:
+            plane.telemetry.count("connections.write_stall")
+            self.abort()
+        elif self._phase is HEAD:
+            self._timed_out("connections.header_timeout")
+        elif self._phase is BODY:
+            due = self._body_due()
+            if now < due:
+                plane.wheel.set(self, due)
+            else:
+                self._timed_out("connections.body_timeout")
+        elif self._exchange is None:
+            plane.telemetry.count("connections.idle_timeout")
+            self._close()
+
+    def _timed_out(self, counter: str) -> None:
+        self._plane.telemetry.count(counter)
+        self._refuse(Shed(Reason.REQUEST_TIMEOUT))
+        self._settle()
+
+    def _rtt(self) -> float:
+        """The client's own round trip, as the kernel has measured it. Seconds."""
+        sock = self._transport.get_extra_info("socket")
+        try:
+            return (
+                float(TCP_INFO_RTT.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_RTT.size))[0])
+                / 1e6
+            )
+        except (OSError, struct.error):
+            return 0.0
+
+
+def _is_loopback(peer: str) -> bool:
+    try:
+        return ipaddress.ip_address(peer).is_loopback
+    except ValueError:
+        return False

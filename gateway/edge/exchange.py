@@ -1,0 +1,584 @@
+"""One client request's life, from its last byte to the end of its answer, as a state table.
+
+It decides (what is asked, which node), forwards, relays, settles; repeats an attempt elsewhere while nothing has
+reached the client; gives up in time. Invariant: every dispatch is reported exactly once, and the client gets exactly
+one ending, whatever happens. Bytes are cut and framed in relay.py, sockets are upstream.py's and client.py's.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable
+
+from gateway import oip
+from gateway.auth import Client
+from gateway.body import Body, Kind
+from gateway.edge import relay, wire
+from gateway.edge.attempt import STALE_WINDOW, STALL, Attempt
+from gateway.edge.flow import Outlet
+from gateway.edge.gate import Head
+from gateway.edge.plane import Plane
+from gateway.edge.upstream import Link
+from gateway.edge.wheel import Alarm
+from gateway.openai import errors, headers, models, requests
+from gateway.ring import Trace
+from policies.reason import TABLE, Reason
+from policies.records import NO_TIMINGS, Timings
+from policies.request import Dispatch, Hold, Request, Shed
+from policies.retry import repeatable
+
+log = logging.getLogger(__name__)
+
+# Theory of operation
+#
+#   DECIDE   the whole request is here; nothing is reserved.
+#   HELD     nobody can take it now; it is routed again, at the latest when the router said.
+#   CONNECT  a node is reserved, and no link to its worker was idle.
+#   SENT     the request is written; no whole head of an answer has come.
+#   BUFFER   the head is here, and the client has nothing yet: unary bodies, and streams before their first whole
+#            event, wait here, so that a worker's death costs no request.
+#   STREAM   bytes have gone to the client: from here on nothing can be repeated or taken back.
+#   DONE     the client has its ending, and every dispatch is reported.
+#
+# Three things may end an attempt early: the worker (lost, garbled, an error), the alarm (one per exchange, set for
+# whatever is nearest: too long a silence, a stall, the limit), the client (it left). Before STREAM, the first two may
+# lead back to DECIDE and another node; in STREAM they lead to an error event and a close that no client can mistake
+# for the end of an answer. One loss is no failure: on a link used before, and right after the write, it may be the
+# worker's idle timeout racing with us; then the request is written once more on a fresh link to the same worker.
+
+
+class State(enum.Enum):
+    DECIDE = enum.auto()
+    HELD = enum.auto()
+    CONNECT = enum.auto()
+    SENT = enum.auto()
+    BUFFER = enum.auto()
+    STREAM = enum.auto()
+    DONE = enum.auto()
+
+
+DECIDE, HELD, CONNECT, SENT, BUFFER, STREAM, DONE = State
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    DECIDE: frozenset((HELD, CONNECT, SENT, DONE)),
+    HELD: frozenset((DECIDE, DONE)),
+    CONNECT: frozenset((SENT, DECIDE, DONE)),
+    SENT: frozenset((BUFFER, CONNECT, DECIDE, DONE)),
+    BUFFER: frozenset((STREAM, DECIDE, DONE)),
+    STREAM: frozenset((DONE,)),
+    DONE: frozenset(),
+}
+
+CLIENT_GONE_STATUS = TABLE[Reason.CLIENT_GONE].http
+
+
+class Exchange(Alarm):
+    """One request. Its connection calls `start`, perhaps `cancel`; all else comes from links, pools and the alarm."""
+
+    __slots__ = (
+        "_answered",
+        "_asked",
+        "_attempt",
+        "_body",
+        "_chunked",
+        "_client",
+        "_nearest",
+        "_outlet",
+        "_path",
+        "_peer",
+        "_plane",
+        "_raw",
+        "_request",
+        "_status",
+        "_trace",
+        "_tried",
+        "arrived",
+        "head",
+        "id",
+        "keep",
+        "rtt",
+        "state",
+    )
+
+    def __init__(
+        self,
+        plane: Plane,
+        outlet: Outlet,
+        head: Head,
+        raw: bytes,
+        client: Client,
+        peer: str,
+        arrived: float,
+        rtt: float,
+        keep: bool,
+        answered: Callable[[Exchange], None],
+    ) -> None:
+        super().__init__()
+        self.state = DECIDE
+        # Of the connection.
+        self._plane = plane
+        self._outlet = outlet
+        self._client = client
+        self._peer = peer
+        self._answered = answered
+        # Of the request.
+        self.head = head
+        self._raw = raw
+        self.arrived = arrived
+        self.rtt = rtt
+        self.keep = keep
+        """Whether the connection may go on after this answer."""
+        self.id = ""
+        self._asked = headers.NOTHING
+        self._body: Body | None = None
+        self._request: Request | None = None
+        self._trace: Trace | None = None
+        self._nearest: bytes | None = None
+        # Of its attempts.
+        self._tried: list[str] = []
+        self._attempt: Attempt | None = None
+        # Of its answer.
+        self._status = 0
+        self._chunked = False
+
+    def __repr__(self) -> str:
+        worker = self._tried[-1] if self._tried else "-"
+        return f"<Exchange {self.id} {self.state.name} attempt {len(self._tried)} at {worker}>"
+
+    def _go(self, state: State) -> None:
+        if state not in TRANSITIONS[self.state]:
+            self._plane.illegal(f"{self!r} -> {state.name}")
+        self.state = state
+
+    # Decide.
+
+    def start(self) -> None:
+        """The whole request is here."""
+        plane = self._plane
+        asked = headers.parse(self.head.fields)
+        if isinstance(asked, Shed):
+            self.id = headers.make_id(plane.rng)
+            self._refuse(asked)
+            return
+        self._asked = asked
+        self.id = asked.request_id or headers.make_id(plane.rng)
+        if self.head.method == b"POST":
+            self._decide()
+        elif self.head.method == b"GET":
+            self._inform()
+        else:
+            self._refuse(Shed(Reason.METHOD_NOT_ALLOWED))
+
+    def _decide(self) -> None:
+        plane, head = self._plane, self.head
+        read = _reader(head.path)
+        if read is None:
+            self._refuse(Shed(Reason.NOT_FOUND))
+            return
+        body = read(head.path, self._raw)
+        if isinstance(body, Shed):
+            self._refuse(body)
+            return
+        self._body = body
+        place = plane.locator.locate(self._peer, head.forwarded)
+        self._nearest = plane.steering.header(place)
+        request = plane.routes.request(
+            asked=self._asked,
+            body=body,
+            arrived=self.arrived,
+            request_id=self.id,
+            client=self._client,
+            country=place.country,
+            client_rtt=self.rtt,
+        )
+        if isinstance(request, Shed):
+            self._refuse(request)
+            return
+        self._request = request
+        self._trace = Trace(request_id=self.id, request=request)
+        self._route(request, plane.clock())
+
+    def _route(self, request: Request, now: float) -> None:
+        router = self._plane.router
+        decision = router.route(request, now, self._tried)
+        if isinstance(decision, Dispatch):
+            self._forward(decision, now)
+        elif isinstance(decision, Hold):
+            self._go(HELD)
+            self._plane.wheel.set(self, min(decision.until, request.deadline))
+        else:
+            self._refuse(decision)
+
+    def _inform(self) -> None:
+        """GET: answered here, from what the fleet has registered."""
+        path, fleet = self.head.path, self._plane.router.fleet
+        answer: bytes | Shed
+        if path == b"/v1/models":
+            answer = models.listing(fleet)
+        elif path.startswith(b"/v1/models/"):
+            answer = models.card(path[11:].decode(), fleet)
+        elif path == b"/v2" or path.startswith(b"/v2/"):
+            answer = oip.metadata(path, fleet)
+        else:
+            answer = Shed(Reason.METHOD_NOT_ALLOWED if path.startswith(b"/v1/") else Reason.NOT_FOUND)
+        if isinstance(answer, Shed):
+            self._refuse(answer)
+            return
+        self._write(wire.status_line(200) + wire.JSON + wire.REQUEST_ID + self.id.encode(), answer)
+        self._finish(200)
+
+    # Forward.
+
+    def _forward(self, dispatch: Dispatch, now: float) -> None:
+        plane, worker = self._plane, dispatch.node.worker
+        self._tried.append(worker.id)
+        plane.telemetry.dispatched(dispatch)
+        assert self._trace is not None
+        self._trace.attempts.append((dispatch, None))
+        pool = plane.upstream.of(worker.address)
+        self._attempt = attempt = Attempt(plane.router, dispatch, pool)
+        link = pool.take()
+        if link is None:
+            self._connect(attempt, now)
+        else:
+            self._send(attempt, link, now)
+
+    def _connect(self, attempt: Attempt, now: float) -> None:
+        self._go(CONNECT)
+        attempt.link = None
+        timeout = max(self._plane.upstream.connect_timeout, attempt.connect_timeout)
+        self._plane.wheel.set(self, min(attempt.limit, now + timeout + attempt.patience))
+        attempt.pool.connect(self, timeout)
+
+    def connected(self, link: Link) -> None:
+        """The pool has a link for us."""
+        attempt = self._attempt
+        assert attempt is not None
+        self._send(attempt, link, self._plane.clock())
+
+    def unreachable(self) -> None:
+        """The worker does not accept connections."""
+        self._fail(Reason.CONNECT_FAILED, executed=False)
+
+    def _send(self, attempt: Attempt, link: Link, now: float) -> None:
+        self._go(SENT)
+        attempt.link = link
+        attempt.sent = now
+        path, raw = self._addressed(attempt)
+        head = attempt.head(self.head, path, len(raw), self.id.encode(), self._asked.traceparent, now)
+        link.send(self, head, raw)
+        self._plane.wheel.set(self, min(attempt.limit, now + attempt.patience))
+
+    def _addressed(self, attempt: Attempt) -> tuple[bytes, bytes]:
+        """Target and body as this worker wants them: by its engine's own name for the model, if it has one."""
+        body, node = self._body, attempt.dispatch.node
+        assert body is not None
+        served_name = None if node.worker.variant_header else node.endpoint.served_name
+        if body.kind is Kind.TENSOR:
+            return oip.upstream_path(self.head.target, served_name), self._raw
+        return self.head.target, requests.rewrite(self._raw, body, served_name)
+
+    # Relay.
+
+    def received(self, link: Link) -> None:
+        """The worker said something on our link."""
+        attempt, reply = self._attempt, link.reply
+        assert attempt is not None
+        now = self._plane.clock()
+        attempt.hear(link, now)
+        if self.state is SENT:
+            if not reply.headed:
+                return
+            self._go(BUFFER)
+            attempt.named = named = dict(reply.fields)
+            reason = relay.verdict(reply, named)
+            if reason is not None:
+                self._fail(reason, executed=reason is not Reason.REFUSED)
+                return
+            if relay.streams(named):
+                attempt.events = relay.Events()
+        if attempt.events is not None:
+            self._relay_events(attempt, attempt.events, link)
+        elif self.state is STREAM:
+            self._relay_rest(link)
+        elif reply.complete:
+            self._complete(attempt, link, now)
+        elif reply.size > self._plane.limits.unary_buffer_bytes:
+            self._begin(attempt, link, attempt.named.get(b"content-length"))
+            self._relay_rest(link)
+        if self.state is BUFFER:
+            self._plane.wheel.set(self, min(attempt.limit, now + STALL))
+
+    def _complete(self, attempt: Attempt, link: Link, now: float) -> None:
+        """A whole unary answer, and nothing of it sent yet: the common case."""
+        reply = link.reply
+        content = reply.take()
+        assert self._request is not None
+        generated = relay.output_tokens(content) if self._request.output_tokens else None
+        cost = self._settle(None, now, timings=relay.timings(attempt.named), output_tokens=generated)
+        self._status = reply.status
+        self._write(relay.head(reply, self.id.encode()) + self._disclosed(attempt, cost), content)
+        link.release()
+        self._finish(reply.status)
+
+    def _begin(self, attempt: Attempt, link: Link, length: bytes | None) -> None:
+        """Commit: the head goes to the client. Chunked, unless the worker said how long the body is."""
+        self._go(STREAM)
+        reply = link.reply
+        self._status = reply.status
+        parts = [relay.head(reply, self.id.encode()), self._disclosed(attempt, attempt.dispatch.cost)]
+        if length is not None:
+            parts += (wire.CONTENT_LENGTH, length)
+        elif self.head.modern:
+            self._chunked = True
+            parts.append(wire.CHUNKED)
+        else:
+            self.keep = False  # HTTP/1.0 knows no chunks: the end of the connection ends the body
+        if not self.keep:
+            parts.append(wire.CLOSE)
+        parts.append(wire.HEAD_END)
+        self._outlet.write(b"".join(parts))
+        self._outlet.attach(link.transport)
+        self._plane.wheel.set(self, min(attempt.limit, attempt.heard + STALL))
+
+    def _relay_events(self, attempt: Attempt, events: relay.Events, link: Link) -> None:
+        reply = link.reply
+        try:
+            whole = events.feed(reply.take())
+        except relay.OversizeError:
+            self._fail(Reason.BAD_UPSTREAM_REPLY)
+            return
+        if reply.complete:
+            whole += events.finish()
+        if whole:
+            if self.state is BUFFER:
+                self._begin(attempt, link, None)
+            self._outlet.write(wire.chunk(whole) if self._chunked else whole)
+        if reply.complete:
+            if self.state is BUFFER:
+                self._begin(attempt, link, None)
+            self._end(link, events.timings, events.output_tokens)
+
+    def _relay_rest(self, link: Link) -> None:
+        """A unary answer too large to hold back."""
+        reply = link.reply
+        data = reply.take()
+        if data:
+            self._outlet.write(wire.chunk(data) if self._chunked else data)
+        if reply.complete:
+            assert self._attempt is not None
+            self._end(link, relay.timings(self._attempt.named), None)
+
+    def _end(self, link: Link, timings: Timings, generated: int | None) -> None:
+        """The worker has ended a streamed answer cleanly, and so do we."""
+        if self._chunked:
+            self._outlet.write(wire.LAST_CHUNK)
+        self._outlet.detach()
+        self._settle(None, self._plane.clock(), timings=timings, output_tokens=generated)
+        link.release()
+        self._finish(self._status)
+
+    # Attempts that fail.
+
+    def lost(self, link: Link, clean: bool) -> None:
+        """The worker's side of the link is gone."""
+        attempt, reply = self._attempt, link.reply
+        assert attempt is not None
+        if self.state is SENT and attempt.stale and self._repeats_safely():
+            now = self._plane.clock()
+            if now - attempt.sent <= STALE_WINDOW + attempt.connect_timeout:
+                attempt.resent = True
+                self._connect(attempt, now)
+                return
+        if clean and reply.headed and not relay.framed(reply, attempt.named):
+            ended = attempt.events is None or attempt.events.done
+            if ended and self.state in (BUFFER, STREAM):
+                reply.complete = True  # such a body ends with its connection
+                self.received(link)
+                return
+        self._fail(Reason.UPSTREAM_LOST)
+
+    def garbled(self, link: Link) -> None:
+        """The worker broke HTTP; the link is closed already."""
+        self._fail(Reason.BAD_UPSTREAM_REPLY)
+
+    def broke(self) -> None:
+        """A fault of ours while working for this exchange: the client gets an ending nevertheless."""
+        self._plane.telemetry.count("edge.faults")
+        if self.state is not DONE:
+            self._fail(Reason.INTERNAL)
+
+    def ring(self, now: float) -> None:
+        """The alarm: whatever was nearest has passed."""
+        attempt = self._attempt
+        request = self._request
+        assert request is not None
+        if self.state is HELD and now < request.deadline:
+            self._go(DECIDE)
+            self._route(request, now)
+        elif attempt is None or now >= attempt.limit:
+            self._fail(Reason.DEADLINE_EXCEEDED)
+        elif self.state in (CONNECT, SENT):
+            self._give_up(attempt, now)
+        elif now < attempt.heard + STALL or self._outlet.paused:
+            self._plane.wheel.set(self, min(attempt.limit, max(now, attempt.heard) + STALL))
+        else:
+            self._fail(Reason.UPSTREAM_LOST)
+
+    def _give_up(self, attempt: Attempt, now: float) -> None:
+        """The worker has been silent too long. Only with another one at hand is it worse than waiting on."""
+        assert self._request is not None
+        if self._repeats_safely():
+            decision = self._plane.router.route(self._request, now, self._tried)
+            if isinstance(decision, Dispatch):
+                self._settle(Reason.DEADLINE_EXCEEDED, now)
+                self._drop(attempt)
+                self._go(DECIDE)
+                self._forward(decision, now)
+                return
+        self._plane.wheel.set(self, attempt.limit)
+
+    def _fail(self, reason: Reason, *, executed: bool = True) -> None:
+        """The attempt is over without an answer: another node, or the client gets to know."""
+        attempt, now = self._attempt, self._plane.clock()
+        if attempt is None:
+            self._refuse(Shed(reason))
+            return
+        streaming = self.state is STREAM
+        if streaming and reason is Reason.UPSTREAM_LOST:
+            reason = Reason.STREAM_INTERRUPTED
+        self._settle(reason, now, executed=executed)
+        self._drop(attempt)
+        if streaming:
+            self._interrupt(reason)
+        elif not self._repeat(attempt, now):
+            self._refuse(Shed(reason))
+
+    def _repeat(self, failed: Attempt, now: float) -> bool:
+        """Try another node, if the attempt may be repeated and there is one."""
+        assert self._request is not None
+        assert failed.outcome is not None
+        if now >= failed.limit or not repeatable(failed.outcome, self._repeats_safely()):
+            return False
+        decision = self._plane.router.route(self._request, now, self._tried)
+        if not isinstance(decision, Dispatch):
+            return False
+        self._go(DECIDE)
+        self._forward(decision, now)
+        return True
+
+    def _repeats_safely(self) -> bool:
+        """Whether an attempt of which nobody knows how far it came may be repeated (R3)."""
+        assert self._request is not None
+        return self._plane.routes.pure(self._request.model)
+
+    def _drop(self, attempt: Attempt) -> None:
+        """Leave the worker at once; this is how it learns that its work is not wanted any more."""
+        self._outlet.detach()
+        attempt.pool.forget(self)
+        link = attempt.link
+        if link is not None and link.caller is self:
+            if link.reply.complete:
+                link.release()
+            else:
+                link.close()
+
+    def cancel(self) -> None:
+        """The client left."""
+        plane = self._plane
+        if self.state is DONE:
+            return
+        plane.telemetry.count("edge.cancelled")
+        self.keep = False
+        if self._attempt is not None:
+            self._settle(Reason.CLIENT_GONE, plane.clock())
+            self._drop(self._attempt)
+        self._finish(CLIENT_GONE_STATUS)
+
+    # Settle.
+
+    def _settle(
+        self,
+        reason: Reason | None,
+        now: float,
+        *,
+        executed: bool = True,
+        timings: Timings = NO_TIMINGS,
+        output_tokens: int | None = None,
+    ) -> float:
+        """Report the attempt, exactly once; what it cost in US dollars."""
+        attempt = self._attempt
+        assert attempt is not None
+        assert self._trace is not None
+        outcome = attempt.settle(reason, now, executed=executed, timings=timings, output_tokens=output_tokens)
+        cost = attempt.cost()
+        self._plane.telemetry.settled(attempt.dispatch, outcome, cost, attempt.in_deadline())
+        self._trace.attempts[-1] = (attempt.dispatch, outcome)
+        return cost
+
+    def _refuse(self, shed: Shed) -> None:
+        """The client gets an error instead of an answer."""
+        reason = shed.reason
+        if not self._tried:
+            self._plane.telemetry.refused(reason)
+        if self._trace is None:
+            self._trace = Trace(request_id=self.id)
+        self._trace.shed = shed
+        head = self.head
+        allow = "POST" if head.method == b"GET" else "GET, POST"
+        answer = errors.answer(shed, self.id, attempts=len(self._tried), close=not self.keep, allow=allow)
+        if head.method == b"HEAD":
+            answer = answer.partition(wire.HEAD_END)[0] + wire.HEAD_END  # RFC 9110 section 9.3.2
+        self._outlet.write(answer)
+        self._finish(TABLE[reason].http)
+
+    def _interrupt(self, reason: Reason) -> None:
+        """End a stream that can't go on: an error event, and no ending that looks like one (faults.md fact 4)."""
+        attempt = self._attempt
+        if attempt is not None and attempt.events is not None:
+            shown = reason if reason is Reason.DEADLINE_EXCEEDED else Reason.STREAM_INTERRUPTED
+            event = errors.event(shown, self.id)
+            self._outlet.write(wire.chunk(event) if self._chunked else event)
+        self.keep = False
+        self._finish(self._status)
+
+    def _write(self, head: bytes, content: bytes) -> None:
+        """A whole answer, framed by its length."""
+        ending = wire.HEAD_END if self.keep else wire.CLOSE + wire.HEAD_END
+        head = b"%b\r\nContent-Length: %d%b" % (head, len(content), ending)
+        if len(content) < wire.JOIN_BYTES:
+            self._outlet.write(head + content)
+        else:
+            self._outlet.write(head)
+            self._outlet.write(content)
+
+    def _disclosed(self, attempt: Attempt, cost: float) -> bytes:
+        """What of the decision the client gets to see."""
+        plane = self._plane
+        fields = wire.NEAREST + self._nearest if self._nearest else b""
+        if plane.decision_headers == "always" or (self._asked.explain and plane.decision_headers != "never"):
+            routed = attempt.dispatch.at - self.arrived
+            fields += relay.decision(attempt.dispatch, attempt.outcome, cost, routed)
+        return fields
+
+    def _finish(self, status: int) -> None:
+        """The client has its ending."""
+        plane = self._plane
+        self._go(DONE)
+        plane.wheel.clear(self)
+        now = plane.clock()
+        plane.telemetry.finished(status, now - self.arrived)
+        trace = self._trace
+        if trace is not None:
+            trace.status = status
+            trace.finished = now
+            plane.ring.add(trace)
+        self._answered(self)
+
+
+def _reader(path: bytes) -> Callable[[bytes, bytes], Body | Shed] | None:
+    """Which surface a POST is on."""
+    if path.startswith(b"/v1/"):
+        return requests.read
+    return oip.read if path.startswith(b"/v2/") else None

@@ -1,0 +1,181 @@
+"""The strict gate: what it does not understand exactly, it refuses, and nothing of it reaches a worker.
+
+One function per rule of faults.md section 3.3, in its order; each returns the reason to refuse or None. llhttp (in its
+strict mode) has refused malformed framing before; these rules refuse what is well formed and still ambiguous. Rule 9
+(close after a framing error) is the client's connection, rules 10 and 11 are gateway/openai/{requests,errors}.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import quote, unquote_to_bytes
+
+from gateway.config import Limits
+from policies.reason import Reason
+
+Fields = list[tuple[bytes, bytes]]
+
+
+class Head:
+    """The head of one client request, as parsed; `named` holds the last value of every field name."""
+
+    __slots__ = ("fields", "method", "named", "path", "target", "version")
+
+    def __init__(self, method: bytes, target: bytes, version: str, fields: Fields) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.fields = fields
+        """Names in lower case, in the order they came."""
+        self.named = dict(fields)
+        self.path = target.partition(b"?")[0] if b"?" in target else target
+        """The raw path. Authentication, routing and forwarding all use this one string (faults.md T4)."""
+
+    def __repr__(self) -> str:
+        return f"<Head {self.method!r} {len(self.fields)} fields>"
+
+    @property
+    def forwarded(self) -> bytes | None:
+        """What proxies before us claim about the client's address; who believes it is geo.py's to decide."""
+        if b"x-forwarded-for" not in self.named:
+            return None
+        return b",".join(value for name, value in self.fields if name == b"x-forwarded-for")
+
+    @property
+    def modern(self) -> bool:
+        """Whether the client speaks HTTP/1.1, so that chunks and kept connections are understood."""
+        return self.version == "1.1"
+
+
+Hosts = frozenset[bytes]
+"""Lower-case host names we answer for; empty means any."""
+SINGLE = frozenset(
+    (
+        b"host",
+        b"authorization",
+        b"content-type",
+        b"content-encoding",
+        b"expect",
+        b"transfer-encoding",
+        b"content-length",
+    )
+)
+"""Fields of which two would leave it open which one counts."""
+NAME_BYTES = b"abcdefghijklmnopqrstuvwxyz0123456789-"
+TARGET = re.compile(rb"(/[A-Za-z0-9\-._~!$&'()*+,;=:@%/]*)(?:\?[!-~]*)?")
+DOTS = re.compile(rb"//|/\.{1,2}(?:/|\Z)")
+HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?\.?)(?::([0-9]{1,5}))?")
+UNRESERVED_AND_SUBDELIMS = "/!$&'()*+,;=:@-._~"
+
+
+def version(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
+    """1: exactly HTTP/1.1 or HTTP/1.0."""
+    return None if head.version in ("1.1", "1.0") else Reason.HTTP_VERSION
+
+
+def transfer_encoding(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
+    """2: `chunked`, once, alone, and never on HTTP/1.0."""
+    coding = head.named.get(b"transfer-encoding")
+    if coding is None or (coding.lower() == b"chunked" and head.modern):
+        return None
+    return Reason.BAD_FRAMING
+
+
+def no_upgrade(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
+    """3: no CONNECT, no Upgrade of any kind, no h2c."""
+    named = head.named
+    if head.method == b"CONNECT" or b"upgrade" in named or b"http2-settings" in named:
+        return Reason.BAD_FRAMING
+    return None
+
+
+def target(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
+    """4: origin form, visible ASCII, no fragment, and a path that normalising would not change."""
+    if not TARGET.fullmatch(head.target) or DOTS.search(head.path):
+        return Reason.BAD_FRAMING
+    if b"%" in head.path and quote(unquote_to_bytes(head.path), UNRESERVED_AND_SUBDELIMS).encode() != head.path:
+        return Reason.BAD_FRAMING
+    return None
+
+
+def host(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
+    """5: the grammar of RFC 9110 section 7.2 (never empty), and a name we answer for."""
+    value = head.named.get(b"host")
+    if value is None:
+        return Reason.BAD_FRAMING if head.modern or hosts else None
+    found = HOST.fullmatch(value)
+    if not found or int(found[2] or 0) > 65535:
+        return Reason.BAD_FRAMING
+    return None if not hosts or found[1].lower() in hosts else Reason.MISDIRECTED
+
+
+def names(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
+    """6: field names of letters, digits and `-`; `_` would make two names one in many a server."""
+    return Reason.BAD_FRAMING if b"".join(head.named).translate(None, NAME_BYTES) else None
+
+
+def repeats(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
+    """2, 5: no second field where only one may count."""
+    if len(head.named) == len(head.fields):
+        return None
+    seen: set[bytes] = set()
+    for name, _ in head.fields:
+        if name in SINGLE:
+            if name in seen:
+                return Reason.BAD_FRAMING
+            seen.add(name)
+    return None
+
+
+def content_encoding(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
+    """7: bodies are never decoded, so a coded one can't be read for routing."""
+    coding = head.named.get(b"content-encoding")
+    return None if coding is None or coding.lower() == b"identity" else Reason.UNSUPPORTED_ENCODING
+
+
+def expect(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
+    """8: only `100-continue`."""
+    value = head.named.get(b"expect")
+    return None if value is None or value.lower() == b"100-continue" else Reason.EXPECTATION_FAILED
+
+
+def sizes(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
+    """12: what the head may weigh. The connection has bounded it while it arrived; this is the exact limit."""
+    if len(head.fields) > limits.fields or len(head.target) > limits.url_bytes:
+        return Reason.HEADERS_TOO_LARGE
+    return None
+
+
+def body_size(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
+    """12: what the body may weigh, as far as it is announced."""
+    length = head.named.get(b"content-length")
+    if length is None:
+        return None
+    if not length.isdigit():
+        return Reason.BAD_FRAMING
+    return Reason.BODY_TOO_LARGE if int(length) > limits.body_bytes else None
+
+
+RULES: tuple[Callable[[Head, Limits, Hosts], Reason | None], ...] = (
+    version,
+    transfer_encoding,
+    no_upgrade,
+    target,
+    host,
+    names,
+    repeats,
+    content_encoding,
+    expect,
+    sizes,
+    body_size,
+)
+
+
+def refusal(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
+    """The first rule the head breaks, as the reason to refuse it."""
+    for rule in RULES:
+        reason = rule(head, limits, hosts)
+        if reason is not None:
+            return reason
+    return None

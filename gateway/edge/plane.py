@@ -1,0 +1,101 @@
+"""The data plane's surroundings: what every connection and exchange of one gateway process shares.
+
+`app.py` builds one and hands it to `listener.listen`. A reload swaps fields (router, routes, keys, hosts, ...) between
+two callbacks of the loop, so an exchange sees either the old or the new; the ones in flight keep the node they have.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from gateway.auth import Keys
+from gateway.config import Limits
+from gateway.edge.upstream import Pools
+from gateway.edge.wheel import TimerWheel
+from gateway.geo import Locator
+from gateway.ring import Ring
+from gateway.routes import Routes
+from gateway.steer import Steering
+from gateway.telemetry import Telemetry
+from policies.router import Router
+
+DecisionHeaders = Literal["on_request", "always", "never"]
+
+
+class IllegalTransitionError(AssertionError):
+    """An exchange was told something that its state does not allow: a bug of ours."""
+
+
+class Plane:
+    """One process's router and everything around it. Fields may be swapped; the wheel, clock and pools stay."""
+
+    __slots__ = (
+        "clock",
+        "decision_headers",
+        "draining",
+        "hosts",
+        "keys",
+        "limits",
+        "locator",
+        "measure_clients",
+        "ring",
+        "rng",
+        "router",
+        "routes",
+        "steering",
+        "strict",
+        "telemetry",
+        "upstream",
+        "wheel",
+    )
+
+    def __init__(
+        self,
+        *,
+        router: Router,
+        routes: Routes,
+        keys: Keys,
+        locator: Locator,
+        steering: Steering,
+        telemetry: Telemetry,
+        ring: Ring,
+        limits: Limits,
+        upstream: Pools,
+        wheel: TimerWheel,
+        hosts: tuple[str, ...] = (),
+        decision_headers: DecisionHeaders = "on_request",
+        measure_clients: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+        strict: bool = False,
+    ) -> None:
+        self.router = router
+        self.routes = routes
+        self.keys = keys
+        self.locator = locator
+        self.steering = steering
+        self.telemetry = telemetry
+        self.ring = ring
+        self.limits = limits
+        self.upstream = upstream
+        self.wheel = wheel
+        self.hosts = frozenset(host.lower().encode() for host in hosts)
+        """Lower-case names this gateway answers for; empty means any."""
+        self.decision_headers = decision_headers
+        self.measure_clients = measure_clients
+        """Whether the client's own round trip is read from the kernel (`deadline_from: client`)."""
+        self.clock = clock
+        self.rng = rng or random.SystemRandom()
+        """Makes request ids."""
+        self.strict = strict
+        """Whether an illegal transition raises (tests) or is only counted."""
+        self.draining = False
+
+    def illegal(self, what: str) -> None:
+        """An exchange reached a state it may not: raise in tests, count in production."""
+        self.telemetry.count("edge.illegal")
+        if self.strict:
+            raise IllegalTransitionError(what)

@@ -1,0 +1,369 @@
+"""Connections to workers: `Reply` collects what one says, `Link` is the socket, `Pool` keeps those of one address.
+
+Taking a link reserves it in the same step, so two exchanges never share one; the most recently used goes first, so
+that the others may time out. A link whose reply was not whole, not well framed or not wanted is never used again.
+The parser only collects; the exchange acts once per read, when the parser is off the stack. Next: exchange.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+import httptools
+
+from gateway.edge import wire
+from gateway.edge.wheel import Alarm, TimerWheel
+
+log = logging.getLogger(__name__)
+
+Fields = list[tuple[bytes, bytes]]
+
+MAX_REPLY_FIELDS = 200
+"""Header fields of one reply; engines send about ten."""
+MAX_REPLY_HEAD = 64 * 1024
+"""Bytes of names and values, twice what we accept from clients; more is garbage (faults.md F07)."""
+SWEEP_SECONDS = 5.0
+"""How often idle links are looked through; an idle timeout is late by up to this, well under a worker's 75 s."""
+
+
+class BadReplyError(Exception):
+    """The worker said something that HTTP/1.1 does not allow here."""
+
+
+class Reply:
+    """One answer of a worker as far as it has arrived; the parser's callbacks fill it."""
+
+    __slots__ = ("_head", "awaited", "complete", "fields", "headed", "keep_alive", "parser", "parts", "size", "status")
+
+    def __init__(self) -> None:
+        self.parser = httptools.HttpResponseParser(self)
+        self.reset()
+        self.awaited = False
+
+    def __repr__(self) -> str:
+        return f"<Reply {self.status} {self.size} bytes{' complete' if self.complete else ''}>"
+
+    def reset(self) -> None:
+        """Expect a new answer."""
+        self.awaited = True
+        self.headed = False
+        self.complete = False
+        self.keep_alive = False
+        self.status = 0
+        self.fields: Fields = []
+        self.parts: list[bytes] = []
+        self.size = 0
+        self._head = 0
+
+    @property
+    def began(self) -> bool:
+        """Whether anything of it has arrived."""
+        return not self.awaited or self.headed
+
+    def take(self) -> bytes:
+        """The body bytes that arrived since the last time."""
+        parts = self.parts
+        if len(parts) == 1:
+            return parts.pop()
+        body = b"".join(parts)
+        parts.clear()
+        return body
+
+    # The parser's callbacks.
+
+    def on_message_begin(self) -> None:
+        if not self.awaited:
+            raise BadReplyError("bytes that belong to no request")
+        self.awaited = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.headed:
+            return  # trailers say nothing we pass on
+        self._head += len(name) + len(value)
+        self.fields.append((name.lower(), value))
+        if self._head > MAX_REPLY_HEAD or len(self.fields) > MAX_REPLY_FIELDS:
+            raise BadReplyError("head too large")
+
+    def on_headers_complete(self) -> None:
+        self.status = self.parser.get_status_code()
+        self.keep_alive = self.parser.should_keep_alive()
+        if self.status >= 200:
+            self.headed = True
+
+    def on_body(self, data: bytes) -> None:
+        self.parts.append(data)
+        self.size += len(data)
+
+    def on_message_complete(self) -> None:
+        if self.headed:
+            self.complete = True
+        else:
+            self.reset()  # an interim answer (RFC 9110 section 15.2); the final one follows
+
+
+class Caller(Protocol):
+    """What a link and a pool tell the exchange they work for."""
+
+    def connected(self, link: Link) -> None: ...
+
+    def unreachable(self) -> None: ...
+
+    def received(self, link: Link) -> None: ...
+
+    def lost(self, link: Link, clean: bool) -> None: ...
+
+    def garbled(self, link: Link) -> None: ...
+
+    def broke(self) -> None: ...
+
+
+class Link(asyncio.Protocol):
+    """One connection to a worker: idle in its pool, or working for exactly one exchange."""
+
+    __slots__ = ("_pool", "caller", "idle_since", "reply", "transport", "used")
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.caller: Caller | None = None
+        self.reply = Reply()
+        self.idle_since = 0.0
+        self.used = 0
+        """Requests sent on it; above one, a loss may be the worker's idle timeout racing with us."""
+
+    def __repr__(self) -> str:
+        return f"<Link {self._pool.address} {'busy' if self.caller else 'idle'} used {self.used}>"
+
+    def send(self, caller: Caller, head: bytes, body: bytes) -> None:
+        """Write one request; the reply is the caller's."""
+        self.caller = caller
+        self.used += 1
+        self.reply.reset()
+        if len(body) < wire.JOIN_BYTES:
+            self.transport.write(head + body)
+        else:
+            self.transport.write(head)
+            self.transport.write(body)
+
+    def release(self) -> None:
+        """The exchange has what it needs: back into the pool, or closed if it can't be used again."""
+        self.caller = None
+        reply, transport = self.reply, self.transport
+        if reply.complete and reply.keep_alive and not (transport.is_closing() or transport.get_write_buffer_size()):
+            self._pool.put(self)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Drop it at once, with all that is unsent: this is how a worker learns that its work is cancelled."""
+        self.caller = None
+        self._pool.drop(self)
+        self.transport.abort()
+
+    # asyncio's callbacks.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self.reply.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._garbled()
+            return
+        caller = self.caller
+        if caller is None:
+            self.close()
+            return
+        try:
+            caller.received(self)
+        except Exception:
+            log.exception("%r failed", caller)
+            caller.broke()
+
+    def _garbled(self) -> None:
+        caller = self.caller
+        self.close()
+        if caller is not None:
+            caller.garbled(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        caller, self.caller = self.caller, None
+        self._pool.drop(self)
+        if caller is not None:
+            caller.lost(self, exc is None)
+
+
+class Pool:
+    """The links to one address, and the exchanges that wait for one."""
+
+    __slots__ = ("_idle", "_links", "_pools", "_waiting", "address", "connecting", "host")
+
+    def __init__(self, pools: Pools, address: str) -> None:
+        self._pools = pools
+        self.address = address
+        self.host = address.encode()
+        self._links: set[Link] = set()
+        self._idle: dict[Link, None] = {}
+        """Oldest first."""
+        self._waiting: dict[Caller, None] = {}
+        self.connecting = 0
+
+    def __repr__(self) -> str:
+        busy = len(self._links) - len(self._idle)
+        return (
+            f"<Pool {self.address} idle {len(self._idle)} busy {busy} "
+            f"connecting {self.connecting} waiting {len(self._waiting)}>"
+        )
+
+    @property
+    def unused(self) -> bool:
+        return not (self._links or self.connecting or self._waiting)
+
+    def take(self) -> Link | None:
+        """An idle link, now the caller's; None when there is none."""
+        idle = self._idle
+        while idle:
+            link = idle.popitem()[0]
+            if not link.transport.is_closing():
+                return link
+        return None
+
+    def put(self, link: Link) -> None:
+        """A link is free: to whoever waits longest, else idle."""
+        if self._waiting:
+            self._hand(link)
+        else:
+            link.idle_since = self._pools.clock()
+            self._idle[link] = None
+
+    def drop(self, link: Link) -> None:
+        """A link is gone, or about to be."""
+        self._links.discard(link)
+        self._idle.pop(link, None)
+
+    def connect(self, caller: Caller, seconds: float) -> None:
+        """Let `caller` have the next link: one being made for it, or one released before that."""
+        self._waiting[caller] = None
+        if len(self._links) + self.connecting < self._pools.max_connections:
+            self.connecting += 1
+            self._pools.spawn(self._connect(seconds))
+
+    def forget(self, caller: Caller) -> None:
+        """The caller waits no longer."""
+        self._waiting.pop(caller, None)
+
+    def _hand(self, link: Link) -> None:
+        caller = next(iter(self._waiting))
+        del self._waiting[caller]
+        caller.connected(link)
+
+    async def _connect(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                link = await self._pools.open(self)
+        except (OSError, TimeoutError):
+            self.connecting -= 1
+            if len(self._waiting) > self.connecting:  # else whoever it was for has found another link
+                caller = next(iter(self._waiting))
+                del self._waiting[caller]
+                caller.unreachable()
+            return
+        self.connecting -= 1
+        self._links.add(link)
+        self.put(link)
+
+    def sweep(self, before: float) -> None:
+        """Close the links that have been idle since before `before`."""
+        while self._idle:
+            link = next(iter(self._idle))
+            if link.idle_since > before:
+                return
+            link.close()
+
+    def close(self) -> None:
+        for link in list(self._links):
+            link.close()
+
+
+class Pools(Alarm):
+    """All pools of one gateway process, by address."""
+
+    __slots__ = (
+        "_idle_seconds",
+        "_pools",
+        "_source",
+        "_tasks",
+        "_wheel",
+        "clock",
+        "connect_timeout",
+        "max_connections",
+    )
+
+    def __init__(
+        self,
+        wheel: TimerWheel,
+        clock: Callable[[], float],
+        *,
+        source: str | None = None,
+        connect_seconds: float = 0.3,
+        idle_seconds: float = 60.0,
+        max_connections: int = 1024,
+    ) -> None:
+        super().__init__()
+        self._wheel = wheel
+        self.clock = clock
+        self._source = source
+        self.connect_timeout = connect_timeout
+        """Least seconds to wait for a connection; the exchange grants far nodes more."""
+        self._idle_seconds = idle_seconds
+        self.max_connections = max_connections
+        """Per address."""
+        self._pools: dict[str, Pool] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        wheel.set(self, clock() + SWEEP_SECONDS)
+
+    def __repr__(self) -> str:
+        return f"<Pools {list(self._pools.values())}>"
+
+    def of(self, address: str) -> Pool:
+        pool = self._pools.get(address)
+        if pool is None:
+            pool = self._pools[address] = Pool(self, address)
+        return pool
+
+    def ring(self, now: float) -> None:
+        for address, pool in list(self._pools.items()):
+            pool.sweep(now - self._idle_seconds)
+            if pool.unused:
+                del self._pools[address]
+        self._wheel.set(self, now + SWEEP_SECONDS)
+
+    def spawn(self, connecting: Coroutine[Any, Any, None]) -> None:
+        """Run the making of one connection; a task per connection, never per request."""
+        task = asyncio.get_running_loop().create_task(connecting)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def open(self, pool: Pool) -> Link:
+        """Connect to the pool's address from our source address, if one is configured. Raises OSError."""
+        host, _, port = pool.address.rpartition(":")
+        _, link = await asyncio.get_running_loop().create_connection(
+            lambda: Link(pool),
+            host.strip("[]"),
+            int(port),
+            local_addr=(self._source, 0) if self._source else None,
+        )
+        return link
+
+    def close(self) -> None:
+        self._wheel.clear(self)
+        for task in self._tasks:
+            task.cancel()
+        for pool in self._pools.values():
+            pool.close()
