@@ -144,11 +144,16 @@ def isochrone(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "gateway", *arguments]
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port nobody listens on now. Another process may take it; the child that then fails says so."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Different loopback ports nobody listens on now. Another process may take one; its user then says so."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
 
 
 def refuse_taken(host: str, port: int, option: str) -> None:

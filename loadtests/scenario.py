@@ -119,3 +119,9 @@ def load(path: Path | None = None) -> Scenario:
         return msgspec.convert(YAML(typ="safe", pure=True).load(source.read_text()), Scenario)
     except (OSError, YAMLError, msgspec.ValidationError) as error:
         raise ScenarioError(f"{source}: {error}") from error
+
+
+def save(scenario: Scenario, path: Path) -> None:
+    """Write a scenario so that `load` reads the same one back."""
+    with path.open("w") as file:
+        YAML(typ="safe", pure=True).dump(msgspec.to_builtins(scenario), file)

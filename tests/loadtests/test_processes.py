@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from loadtests.processes import Child, ChildError, dying_with_parent, end_all, free_port, isochrone, refuse_taken
+from loadtests.processes import Child, ChildError, dying_with_parent, end_all, free_ports, isochrone, refuse_taken
 
 SAYS_READY = "import signal; print('hello'); print('ready http://x', flush=True); signal.pause()"
 STUBBORN = """
@@ -101,8 +101,11 @@ def test_a_taken_port_is_refused_with_the_option_to_change():
     refuse_taken("127.0.0.1", port, "--port")
 
 
-def test_free_ports_can_be_bound():
-    refuse_taken("127.0.0.1", free_port(), "--port")
+def test_free_ports_differ_and_can_be_bound():
+    ports = free_ports(5)
+    assert len(set(ports)) == 5
+    for port in ports:
+        refuse_taken("127.0.0.1", port, "--port")
 
 
 def test_isochrone_is_this_installations():

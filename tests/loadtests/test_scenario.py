@@ -77,3 +77,8 @@ def test_bad_file_is_refused_with_the_place(written, old, new, said):
 def test_missing_file_is_refused_by_name(tmp_path):
     with pytest.raises(scenario.ScenarioError, match="absent"):
         scenario.load(tmp_path / "absent.yaml")
+
+
+def test_what_is_saved_is_read_back(tmp_path):
+    scenario.save(scenario.load(), tmp_path / "copy.yaml")
+    assert scenario.load(tmp_path / "copy.yaml") == scenario.load()
