@@ -20,6 +20,7 @@ from policies.router import Router
 from tests.fleets import endpoint, load, request, router, worker
 
 REJECT = (Infeasible.REJECT,)
+ONLY_X = {"order": ("x",), "allow_fallbacks": False}
 
 
 def two_regions(**policies):
@@ -120,7 +121,7 @@ def test_degrading_stops_at_the_floor():
         ({"selection": Selection(max_input_usd_per_mtok=-1.0)}, Reason.PRICE_CAP, "provider.max_price"),
         ({"max_cost": 1e-12}, Reason.PRICE_CAP, "x-max-cost-usd"),
         ({"quality": 1.5, "min_quality": 1.5}, Reason.QUALITY_FLOOR, "x-min-quality"),
-        ({"order": ("x",), "allow_fallbacks": False, "when_infeasible": REJECT}, Reason.NO_MATCHING_NODE, "provider.order"),
+        (ONLY_X | {"when_infeasible": REJECT}, Reason.NO_MATCHING_NODE, "provider.order"),
     ],
 )  # fmt: skip
 def test_refusals_name_the_field(fields, reason, param):

@@ -1,0 +1,51 @@
+# Every target sets up what it needs. `make help` lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup demo test check format lock models models-minilm bench-edge clean
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+setup: .venv/ready  ## Make .venv with everything locked, and the embedding model in the user's cache
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m workers.models.minilm.build
+	@touch $@
+
+demo: setup  ## An embedded fleet on this machine: Redis, a WAN, six workers, a gateway on port 8080
+	$(BIN)/isochrone demo
+
+test: check  ## Every check and every test
+	$(BIN)/python -m pytest
+
+check: setup  ## Formatting, lint, types, import rules, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: setup  ## Format, and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: setup  ## Resolve the dependencies anew
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+		--extra worker --extra demo --extra test pyproject.toml --output-file requirements.lock
+
+models-minilm: setup  ## Build the embedding model from its published weights into the user's cache
+	$(BIN)/python -m workers.models.minilm.build
+
+models:  ## Train and export the bundled models anew (needs the extra `models`: torch)
+	$(PYTHON) -m venv build/models && build/models/bin/pip install --quiet -e '.[worker,models]'
+	build/models/bin/python -m workers.models.digits.build
+	build/models/bin/python -m workers.models.tinychat.build
+	build/models/bin/python -m workers.models.minilm.build
+
+bench-edge: setup  ## CPU per proxied request with the full decision, beside nginx (needs nginx)
+	$(BIN)/python -m loadtests.live.bench_edge
+
+clean:  ## Remove what the targets made
+	rm -rf .venv build
