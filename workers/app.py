@@ -1,0 +1,224 @@
+"""The composition roots of `worker serve` and `worker attach`, and the order in which they start and stop.
+
+Start: load, listen, register, say so. Stop: refuse new work and report draining, finish what runs, give the lease up,
+linger for what is already on its way, close. Nothing else in workers/ builds its own parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+import signal
+from collections.abc import AsyncIterator, Callable
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from policies.records import HEARTBEAT_SECONDS, Endpoint, Load, Worker
+from workers import attach as attaching
+from workers import loading, manifest
+from workers.attach.sidecar import Sidecar
+from workers.batcher import Batcher
+from workers.catalog import Catalog
+from workers.config import AttachConfig, ConfigError, Placement, ServeConfig, guessed_curve, load_key, record
+from workers.gauges import Gauges
+from workers.http import Server
+from workers.lease import BEAT_TIMEOUT, CONNECTION_ERRORS, Lease, connect
+from workers.oip import OpenInference
+from workers.openai import OpenAI
+from workers.queue import Queue
+
+log = logging.getLogger(__name__)
+
+Announce = Callable[[str], None]
+"""Called once with the ready line."""
+
+LINGER = HEARTBEAT_SECONDS
+"""Seconds between giving up the lease and closing the port: what gateways sent before they read of it still gets a
+clean refusal, which they repeat elsewhere, instead of a reset."""
+
+
+class Stop(NamedTuple):
+    """The operator's wish to end: asked once, finish what runs; asked twice, don't."""
+
+    asked: asyncio.Event
+    now: asyncio.Event
+
+
+@contextlib.asynccontextmanager
+async def signals() -> AsyncIterator[Stop]:
+    """SIGTERM and SIGINT as events."""
+    loop, stop = asyncio.get_running_loop(), Stop(asyncio.Event(), asyncio.Event())
+
+    def ask() -> None:
+        (stop.now if stop.asked.is_set() else stop.asked).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def serve(config: ServeConfig, announce: Announce) -> None:
+    """Serve until told to stop. Raises ConfigError or ManifestError before anything is served."""
+    paths = [*(manifest.bundled(name) for name in config.models), *config.manifests]
+    if not paths:
+        raise ConfigError("nothing to serve: give --model NAME or --manifest PATH")
+    catalog = loading.catalog(paths, config.variants)
+    async with signals() as stop:
+        await run(catalog, config, announce, stop)
+
+
+async def run(catalog: Catalog, config: ServeConfig, announce: Announce, stop: Stop) -> None:
+    """Serve a loaded catalog until `stop`."""
+    batcher = Batcher({e.lane: e.runner for e in catalog.entries()}, Queue(config.queue_limit))
+    boot = secrets.token_hex(8)
+    endpoints = tuple(entry.endpoint for entry in catalog.entries())
+    lease: Lease | None = None
+    # The record's id may depend on the port, so the gauges get it once the server listens.
+    gauges = Gauges(boot, batcher, lambda: lease.failures if lease else 0)
+    surfaces = [
+        *OpenAI(catalog, batcher, random.SystemRandom()).routes(),
+        *OpenInference(catalog, batcher).routes(),
+    ]
+    server = Server(surfaces, gauges, batcher.clock)
+    port = await server.start(config.host, config.port)
+    address = f"[{config.host}]:{port}" if ":" in config.host else f"{config.host}:{port}"
+    try:
+        worker = record(config.placement, boot=boot, address=address, endpoints=endpoints)
+        gauges.worker_id = worker.id
+        lease = leased(config.placement, worker, gauges.load, batcher.changed)
+        async with asyncio.TaskGroup() as background:
+            tasks = [background.create_task(batcher.run())]
+            if lease is not None:
+                tasks.append(background.create_task(lease.run()))
+            tasks.append(background.create_task(ready(lease, f"http://{address}", announce)))
+            await stop.asked.wait()
+            await drain(batcher, server, config.drain_seconds, stop)
+            for task in tasks:
+                task.cancel()
+        await release(lease)
+        if lease is not None and not stop.now.is_set():
+            await asyncio.sleep(LINGER)
+    finally:
+        await server.close()
+        batcher.close()
+
+
+async def ready(lease: Lease | None, url: str, announce: Announce) -> None:
+    """Say that it serves, once it is registered."""
+    if lease is not None:
+        await lease.registered.wait()
+    announce(f"ready {url}")
+
+
+async def drain(batcher: Batcher, server: Server, seconds: float, stop: Stop) -> None:
+    """Take nothing new, and wait for what is in flight, `seconds` at most or until asked again."""
+    batcher.draining = True
+    batcher.changed.set()
+    log.info("draining: %d requests in flight", server.in_flight)
+    idle = asyncio.ensure_future(server.idle())
+    now = asyncio.ensure_future(stop.now.wait())
+    await asyncio.wait((idle, now), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    if server.in_flight:
+        log.warning("stopping with %d requests in flight", server.in_flight)
+    idle.cancel()
+    now.cancel()
+
+
+def leased(
+    placement: Placement, worker: Worker, load: Callable[[], Load | None], changed: asyncio.Event
+) -> Lease | None:
+    """The lease of a worker that is to be registered."""
+    key_id, sign = load_key(placement.key) if placement.key else ("", None)
+    if not placement.redis:
+        return None
+    return Lease(connect(placement.redis), worker, load, changed, random.SystemRandom(), key_id, sign)
+
+
+async def release(lease: Lease | None) -> None:
+    """Deregister, if Redis is there to be told; otherwise the lease runs out by itself."""
+    if lease is None:
+        return
+    try:
+        async with asyncio.timeout(BEAT_TIMEOUT):
+            await lease.withdraw()
+    except CONNECTION_ERRORS as error:
+        log.warning("could not deregister, the lease will run out: %s", error)
+    await lease.close()
+
+
+async def attach(config: AttachConfig, announce: Announce) -> None:
+    """Keep an engine registered until told to stop. Raises ConfigError before anything is registered."""
+    url, address = engine_address(config.url)
+    if not config.placement.redis:
+        raise ConfigError("--redis URL is needed: attaching means registering")
+    async with signals() as stop, aiohttp.ClientSession(auto_decompress=True) as session:
+        adapter = attaching.adapter(config.engine)(session, url)
+        boot = secrets.token_hex(8)
+        endpoints = await listed(config, adapter)
+        worker = record(
+            config.placement,
+            boot=boot,
+            address=address,
+            endpoints=endpoints,
+            engine=config.engine,
+            health_path=adapter.health_path,
+            variant_header=False,
+        )
+        sidecar = Sidecar(adapter, worker.id, boot)
+        lease = leased(config.placement, worker, sidecar.load, sidecar.changed)
+        async with asyncio.TaskGroup() as background:
+            tasks = [background.create_task(sidecar.run())]
+            if lease is not None:
+                tasks.append(background.create_task(lease.run()))
+            tasks.append(background.create_task(ready(lease, url, announce)))
+            await stop.asked.wait()
+            for task in tasks:
+                task.cancel()
+        await release(lease)
+
+
+def engine_address(url: str) -> tuple[str, str]:
+    """The engine's base URL and HOST:PORT. Gateways speak plain HTTP/1.1 to the root of that port."""
+    parts = urlsplit(url if "//" in url else f"//{url}", scheme="http")
+    try:
+        port = parts.port or 80
+    except ValueError as error:
+        raise ConfigError(f"{url}: {error}") from error
+    if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/", "/v1", "/v1/") or parts.query:
+        raise ConfigError(f"{url}: give the engine as http://HOST:PORT")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"http://{host}:{port}", f"{host}:{port}"
+
+
+async def listed(config: AttachConfig, adapter: attaching.Adapter) -> tuple[Endpoint, ...]:
+    """The endpoints as told or, without --model, as the engine lists its models."""
+    pairs = config.models
+    if not pairs:
+        try:
+            async with asyncio.timeout(10):
+                pairs = tuple((name, name) for name in await adapter.models())
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise ConfigError(f"{config.url} does not list its models ({error}): name them with --model") from error
+    if not pairs:
+        raise ConfigError(f"{config.url} lists no models: name them with --model")
+    curve = guessed_curve(config.prefill_tps, config.decode_tps)
+    return tuple(
+        Endpoint(
+            model=name,
+            served_name="" if served == name else served,
+            variant=config.variant,
+            quality=config.quality,
+            curve=curve,
+            max_batch=config.max_batch,
+        )
+        for name, served in pairs
+    )

@@ -1,0 +1,156 @@
+"""Whose turn it is on the accelerator: one thread, all lanes, earliest deadline first.
+
+A turn is one batch for the most urgent batched lane and one step for every text lane with something in it. It never
+waits for a batch to fill: the accelerator is either busy or takes what is there, so no waiting deadline is missed by
+waiting. What expired in the queue is refused before the turn, unexecuted. Next: runners.py, queue.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from policies.reason import Reason
+from workers.queue import Job, Queue, Refused, Result, State
+from workers.runners import Call, Runner, Slotted, end
+
+log = logging.getLogger(__name__)
+
+FAULT_PAUSE = 0.1
+"""Seconds before the next turn after a fault of our own, so that a lasting one does not spin."""
+
+
+class Batcher:
+    """Takes jobs in, runs them on its thread, and lets callers cancel them at any point."""
+
+    def __init__(
+        self, runners: Mapping[str, Runner], queue: Queue, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.runners = runners
+        self.queue = queue
+        self.clock = clock
+        self.draining = False
+        self.changed = asyncio.Event()
+        """Set whenever waiting or running changed; the lease clears it."""
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="accelerator")
+        self._batched = [lane for lane, runner in runners.items() if not isinstance(runner, Slotted)]
+        self._slotted = [lane for lane, runner in runners.items() if isinstance(runner, Slotted)]
+
+    def submit(self, jobs: Sequence[Job]) -> Refused | None:
+        """Queue all of these, or say why not; nothing has been executed then."""
+        refused = self._refusal(jobs)
+        if refused is None:
+            self._touch()
+        else:
+            for job in jobs:
+                end(job, refused, self.runners[job.lane].tally, self.clock())
+        return refused
+
+    def _refusal(self, jobs: Sequence[Job]) -> Refused | None:
+        if self.draining:
+            return Refused(Reason.DRAINING, "This worker is shutting down.")
+        if any(job.deadline <= self.clock() for job in jobs):
+            return Refused(Reason.DEADLINE_EXCEEDED, "The deadline had passed on arrival.")
+        if not self.queue.push(jobs):
+            return Refused(Reason.OVERLOADED, "This worker's queue is full.")
+        return None
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """Forget what has not ended: queued jobs at once, running text before its next step."""
+        for job in jobs:
+            if job.state is State.ENDED:
+                continue
+            if job.state is State.WAITING:
+                self.queue.remove(job)
+            self._retire(job, "cancelled")
+
+    def finish(self, job: Job) -> None:
+        """A text answer is complete before its engine knew (a stop text): free the slot before the next step."""
+        if job.state is State.RUNNING:
+            self._retire(job, "ok")
+
+    def _retire(self, job: Job, outcome: str) -> None:
+        job.state = State.ENDED
+        job.finished = self.clock()
+        self.runners[job.lane].tally.ended[outcome] += 1
+        self._touch()
+
+    async def results(self, jobs: Sequence[Job]) -> list[Any] | Refused:
+        """Run batched jobs and wait for all their answers. Cancelling the caller cancels the jobs."""
+        refused = self.submit(jobs)
+        if refused is not None:
+            return refused
+        values = []
+        try:
+            for job in jobs:
+                event = await job.events.get()
+                if not isinstance(event, Result):
+                    assert isinstance(event, Refused)
+                    return event._replace(executed=any(each.started is not None for each in jobs))
+                values.append(event.value)
+        finally:
+            self.cancel(jobs)
+        return values
+
+    async def run(self) -> None:
+        """Take turns until cancelled. Never ends by itself."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                while await self.turn():
+                    pass
+            except Exception:
+                log.exception("a turn failed")
+                await asyncio.sleep(FAULT_PAUSE)
+                self._wake.set()
+
+    async def turn(self) -> bool:
+        """One turn of the accelerator; False when there was nothing to do."""
+        now = self.clock()
+        for job in self.queue.expire(now):
+            late = Refused(Reason.DEADLINE_EXCEEDED, "The deadline passed in this worker's queue.")
+            end(job, late, self.runners[job.lane].tally, now)
+        busy = False
+        for lane in [*self.queue.by_urgency(self._batched)[:1], *self._slotted]:
+            runner = self.runners[lane]
+            call = runner.plan(self.queue, self.clock())
+            if call is not None:
+                busy = True
+                await self._execute(runner, call)
+        return busy
+
+    async def _execute(self, runner: Runner, call: Call) -> None:
+        """Run one call on the accelerator thread and book it."""
+        loop = asyncio.get_running_loop()
+        try:
+            outcome, accel = await loop.run_in_executor(self._thread, timed, call)
+        except Exception:
+            log.exception("engine of %s failed", runner.lane)
+            runner.fail(self.clock())
+        else:
+            runner.settle(outcome, accel, self.clock())
+        self.changed.set()
+
+    def _touch(self) -> None:
+        self._wake.set()
+        self.changed.set()
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+def timed(call: Call) -> tuple[Any, float]:
+    """Run on the accelerator thread: the value, and the accelerator seconds it cost.
+
+    Engines compute in the calling thread (one intra-op thread), so its CPU time is the accelerator's time, without
+    what other processes took from this core meanwhile.
+    """
+    begun = time.thread_time()
+    value = call()
+    return value, time.thread_time() - begun

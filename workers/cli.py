@@ -1,0 +1,173 @@
+"""`isochrone worker`: the options of `serve` and `attach`, nothing else.
+
+Options become the frozen structs of config.py; app.py does the work and is imported only when a command runs. Exit
+status: 0 after a drain, 1 for a fault, 2 for options that cannot be used.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from workers.config import Placement
+
+DECODE_TPS = 50.0
+PREFILL_TPS = 5000.0
+"""What an 8B model in bf16 does on one current datacentre GPU for a single stream, rounded down: a guess to start
+from. Gateways correct it by what they measure."""
+MAX_BATCH = 256
+"""vLLM's own default for concurrent sequences."""
+
+
+@click.group()
+def worker() -> None:
+    """Serve models, or register an engine that already does."""
+
+
+def placed(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options both commands share: where a worker stands, what it costs, how it registers."""
+    options = [
+        click.option("--region", default="local", show_default=True, help="Region it stands in."),
+        click.option("--zone", default="", help="Zone inside the region."),
+        click.option("--cloud", default="", help="Cloud or owner."),
+        click.option("--id", "worker_id", default="", help="Stable name in the registry.  [default: HOST-PORT]"),
+        click.option("--price-hour", type=float, default=None, help="US dollars per accelerator hour.  [default: 0]"),
+        click.option("--egress-gb", type=float, default=0.0, help="US dollars per gigabyte sent."),
+        click.option("--accelerator", default="", help="What it runs on, free text."),
+        click.option("--power-watts", type=float, default=0.0, help="What the accelerator draws under load."),
+        click.option("--advertise", default="", metavar="HOST:PORT", help="Where gateways reach it."),
+        click.option("--redis", default="", metavar="URL", help="Registry."),
+        click.option("--key", type=click.Path(path_type=Path), default=None, help="Ed25519 PEM that signs the record."),
+        click.option("-v", "--verbose", is_flag=True, help="Log what happens, not only what is wrong."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@worker.command()
+@click.option("--model", "models", multiple=True, help="Bundled model: digits, minilm or tinychat. Repeatable.")
+@click.option("--manifest", "manifests", multiple=True, type=click.Path(path_type=Path), help="Manifest of a model.")
+@click.option("--variants", default="", metavar="A,B", help="Variants to serve, the default first.  [default: all]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port; 0 picks a free one.")
+@click.option("--queue-limit", type=click.IntRange(1), default=None, help="Jobs that may wait.  [default: 256]")
+@click.option("--drain-seconds", type=click.FloatRange(0), default=None, help="Longest drain.  [default: 30]")
+@placed
+def serve(
+    models: tuple[str, ...],
+    manifests: tuple[Path, ...],
+    variants: str,
+    host: str,
+    port: int,
+    queue_limit: int | None,
+    drain_seconds: float | None,
+    verbose: bool,
+    **place: Any,
+) -> None:
+    """Serve accelerated variants of models, and register them."""
+    from workers import app, config
+
+    def start() -> Any:
+        settings = config.ServeConfig(
+            placement=placement(place),
+            models=models,
+            manifests=manifests,
+            variants=tuple(name for name in variants.split(",") if name),
+            host=host,
+            port=port,
+            queue_limit=config.QUEUE_LIMIT if queue_limit is None else queue_limit,
+            drain_seconds=config.DRAIN_SECONDS if drain_seconds is None else drain_seconds,
+        )
+        return app.serve(settings, announce)
+
+    run(start, verbose)
+
+
+@worker.command()
+@click.argument("url")
+@click.option("--engine", required=True, help="vllm, or openai for anything with that API.")
+@click.option("--model", "models", multiple=True, metavar="NAME[=SERVED_NAME]", help="Default: what the engine lists.")
+@click.option("--variant", default="default", show_default=True, help="Name of this build of the model.")
+@click.option("--quality", type=float, default=1.0, show_default=True, help="Relative to the reference variant.")
+@click.option("--price-in", type=float, default=None, help="US dollars per million prompt tokens.")
+@click.option("--price-out", type=float, default=None, help="US dollars per million output tokens.")
+@click.option("--prefill-tps", type=float, default=PREFILL_TPS, show_default=True, help="Prompt tokens a second.")
+@click.option("--decode-tps", type=float, default=DECODE_TPS, show_default=True, help="Tokens a second, one stream.")
+@click.option("--max-batch", type=int, default=MAX_BATCH, show_default=True, help="Requests it works on at once.")
+@placed
+def attach(
+    url: str,
+    engine: str,
+    models: tuple[str, ...],
+    variant: str,
+    quality: float,
+    price_in: float | None,
+    price_out: float | None,
+    prefill_tps: float,
+    decode_tps: float,
+    max_batch: int,
+    verbose: bool,
+    **place: Any,
+) -> None:
+    """Register the engine at URL unchanged, and keep its lease while it is healthy."""
+    from workers import app, config
+    from workers.attach import ENGINES
+
+    if engine not in ENGINES:
+        raise click.BadParameter(f"unknown: choose among {', '.join(ENGINES)}", param_hint="--engine")
+
+    def start() -> Any:
+        settings = config.AttachConfig(
+            placement=placement(place, price_in, price_out),
+            url=url,
+            engine=engine,
+            models=tuple(config.named(model) for model in models),
+            variant=variant,
+            quality=quality,
+            prefill_tps=prefill_tps,
+            decode_tps=decode_tps,
+            max_batch=max_batch,
+        )
+        return app.attach(settings, announce)
+
+    run(start, verbose)
+
+
+def placement(place: dict[str, Any], price_in: float | None = None, price_out: float | None = None) -> Placement:
+    """The shared options as config.py takes them."""
+    from workers import config
+
+    return config.Placement(
+        id=place.pop("worker_id"),
+        price=config.price(place.pop("price_hour"), price_in, price_out),
+        egress_usd_per_gb=place.pop("egress_gb"),
+        **place,
+    )
+
+
+def announce(line: str) -> None:
+    """The ready line: the only thing on stdout, and at once even through a pipe."""
+    click.echo(line)
+
+
+def run(start: Callable[[], Any], verbose: bool) -> None:
+    """Run a command's coroutine on uvloop, options that cannot be used being the user's errors."""
+    import uvloop
+
+    from workers.config import ConfigError
+    from workers.manifest import ManifestError
+
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=form)
+    try:
+        uvloop.run(start())
+    except (ConfigError, ManifestError) as error:
+        raise click.UsageError(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(str(error)) from error

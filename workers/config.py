@@ -1,0 +1,148 @@
+"""What the two worker commands are told, checked once at start.
+
+Frozen values only; app.py builds everything from them. Every problem is a `ConfigError` whose text names the option
+and the fix. The registry's own rules (ids, ranges) are policies/records.py's and are checked against it here.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from policies.records import Curve, Endpoint, MarginalPrice, Price, Sign, TokenPrice, Worker
+
+QUEUE_LIMIT = 256
+"""Jobs that may wait: about two seconds of work for the slowest bundled model, more would only time out."""
+DRAIN_SECONDS = 30.0
+"""Longest wait for requests in flight at shutdown; container platforms kill after 30 s."""
+
+
+class ConfigError(Exception):
+    """An option that cannot be used."""
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a worker stands and what it costs: what both commands share."""
+
+    region: str
+    zone: str = ""
+    cloud: str = ""
+    id: str = ""
+    """Empty: host name and port."""
+    price: Price = MarginalPrice(usd_per_hour=0.0)
+    egress_usd_per_gb: float = 0.0
+    accelerator: str = ""
+    power_watts: float = 0.0
+    advertise: str = ""
+    """HOST:PORT where gateways reach it, when that is not where it listens."""
+    redis: str = ""
+    """Empty: serve without registering."""
+    key: Path | None = None
+
+
+class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """`isochrone worker serve`."""
+
+    placement: Placement
+    models: tuple[str, ...] = ()
+    manifests: tuple[Path, ...] = ()
+    variants: tuple[str, ...] = ()
+    """Empty: all that the manifests have, in their order."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    queue_limit: int = QUEUE_LIMIT
+    drain_seconds: float = DRAIN_SECONDS
+
+
+class AttachConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """`isochrone worker attach`."""
+
+    placement: Placement
+    url: str
+    engine: str
+    models: tuple[tuple[str, str], ...] = ()
+    """Pairs of the clients' name and the engine's name; empty: what the engine lists."""
+    variant: str = "default"
+    quality: float = 1.0
+    prefill_tps: float
+    decode_tps: float
+    max_batch: int
+
+
+def price(hour: float | None, per_mtok_in: float | None, per_mtok_out: float | None) -> Price:
+    """The price model that the options mean."""
+    if per_mtok_in is None and per_mtok_out is None:
+        return MarginalPrice(usd_per_hour=hour or 0.0)
+    if hour is not None:
+        raise ConfigError("--price-hour and --price-in/--price-out exclude each other: give one of the two")
+    return TokenPrice(input_usd_per_mtok=per_mtok_in or 0.0, output_usd_per_mtok=per_mtok_out or 0.0)
+
+
+def named(model: str) -> tuple[str, str]:
+    """`NAME` or `NAME=SERVED_NAME`, as --model takes it."""
+    name, _, served = model.partition("=")
+    return name, served or name
+
+
+def guessed_curve(prefill_tps: float, decode_tps: float) -> Curve:
+    """A curve from two speeds, for engines that nobody has measured yet."""
+    if prefill_tps <= 0 or decode_tps <= 0:
+        raise ConfigError("--prefill-tps and --decode-tps must be above 0: tokens per second")
+    return Curve(base=0.0, prefill=1 / prefill_tps, decode=1 / decode_tps)
+
+
+def record(
+    placement: Placement,
+    *,
+    boot: str,
+    address: str,
+    endpoints: tuple[Endpoint, ...],
+    engine: str = "isochrone",
+    health_path: str = "/healthz",
+    variant_header: bool = True,
+) -> Worker:
+    """The static record, checked against the registry's schema before anyone else has to."""
+    worker = Worker(
+        id=placement.id or default_id(address),
+        boot=boot,
+        seq=0,
+        address=placement.advertise or address,
+        region=placement.region,
+        zone=placement.zone,
+        cloud=placement.cloud,
+        accelerator=placement.accelerator,
+        power_watts=placement.power_watts,
+        price=placement.price,
+        egress_usd_per_gb=placement.egress_usd_per_gb,
+        engine=engine,
+        health_path=health_path,
+        variant_header=variant_header,
+        endpoints=endpoints,
+    )
+    try:
+        return msgspec.convert(msgspec.to_builtins(worker), Worker)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the registry would refuse this worker: {error}") from error
+
+
+def default_id(address: str) -> str:
+    """Host name and port: stable over restarts, distinct on one machine."""
+    name = f"{socket.gethostname()}-{address.rpartition(':')[2]}"
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-")[-64:]
+
+
+def load_key(path: Path) -> tuple[str, Sign]:
+    """The signing key of an Ed25519 PEM file, and its id: the file's name without its ending."""
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"--key {path}: not a readable PEM private key: {error}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError(f"--key {path}: not an Ed25519 key: make one with `isochrone keys new worker`")
+    return path.stem, key.sign

@@ -1,0 +1,226 @@
+"""The worker's HTTP/1.1 side: strict limits, deadlines in, refusals out, health and metrics from memory.
+
+A surface (openai.py, oip.py) registers routes whose answer is a response or a `Refused`; this file is the only one
+that turns a refusal into bytes, with policies/reason.py's table. A client that leaves cancels its route's task, and
+with it the jobs it waits for. app.py starts and drains it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import math
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NamedTuple
+
+import msgspec
+import orjson
+from aiohttp import hdrs, web
+
+from policies.reason import TABLE, Reason
+from policies.records import (
+    DEADLINE_HEADER,
+    EXECUTED_HEADER,
+    TIMING_HEADER,
+    VARIANT_HEADER,
+    Timings,
+    encode_load,
+)
+from workers.gauges import Gauges
+from workers.queue import Refused
+
+log = logging.getLogger(__name__)
+
+KEEP_ALIVE = 75.0
+"""Seconds an idle connection is kept: longer than the gateways' pools keep theirs (60 s), so that the gateway closes
+first and never writes into a connection that is just being closed."""
+MAX_BODY = 16 << 20
+MAX_LINE = 8 << 10
+MAX_HEADERS = 100
+"""The gateways' own limits (faults.md 3.3): what they pass, a worker takes."""
+BODY_SECONDS = 30.0
+"""Longest a body may take to arrive from a gateway, which has it whole before it dispatches."""
+ENVOY_DEADLINE_HEADER = "x-envoy-expected-rq-timeout-ms"
+MAX_DEADLINE_MS = 3_600_000.0
+"""Longer deadlines are clamped: nothing here takes an hour."""
+REQUEST_ID = re.compile(r"\A[!-~]{1,128}\Z")
+_DECIMAL = re.compile(r"\A[0-9]{1,12}(\.[0-9]{1,6})?\Z")
+
+JSON = "application/json"
+
+
+class Call(NamedTuple):
+    """What the headers of one request say."""
+
+    id: str
+    arrived: float
+    deadline: float
+    variant: str
+    """Empty: the first that fits."""
+
+
+Reply = web.StreamResponse | Refused
+Answer = Callable[[web.Request, Call], Awaitable[Reply]]
+
+
+class Route(NamedTuple):
+    """One path of a surface."""
+
+    method: str
+    path: str
+    answer: Answer
+
+
+def json_reply(call: Call, body: bytes, timings: Timings | None = None) -> web.Response:
+    """A whole answer, with where its time went."""
+    headers = {"x-request-id": call.id}
+    if timings is not None:
+        headers[TIMING_HEADER] = timings.encode()
+    return web.Response(body=body, content_type=JSON, headers=headers)
+
+
+def error_body(refused: Refused) -> dict[str, dict[str, str | None]]:
+    """OpenAI's error shape."""
+    meaning = TABLE[refused.reason]
+    message = refused.message or meaning.message
+    return {"error": {"message": message, "type": meaning.type, "param": refused.param, "code": meaning.code}}
+
+
+async def read_body(request: web.Request) -> bytes | Refused:
+    """The whole body, or why it is not taken."""
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        return Refused(Reason.UNSUPPORTED_ENCODING)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except TimeoutError:
+        return Refused(Reason.REQUEST_TIMEOUT)
+
+
+def invalid(error: msgspec.MsgspecError) -> Refused:
+    """What msgspec found wrong with a body, with the field's path as `param`."""
+    if not isinstance(error, msgspec.ValidationError):
+        return Refused(Reason.INVALID_JSON)
+    message, _, path = str(error).partition(" - at `")
+    return Refused(Reason.BAD_REQUEST, message, path.rstrip("`").removeprefix("$").removeprefix(".") or None)
+
+
+def read_headers(request: web.Request, now: float) -> Call | Refused:
+    """Deadline, variant and request id of a request that arrived at `now`."""
+    given = request.headers.get("x-request-id", "")
+    request_id = given if REQUEST_ID.match(given) else uuid.uuid4().hex
+    deadline = math.inf
+    for name in (DEADLINE_HEADER, ENVOY_DEADLINE_HEADER):
+        values = request.headers.getall(name, [])
+        if not values:
+            continue
+        if len(values) > 1 or not _DECIMAL.match(values[0]):
+            return Refused(Reason.BAD_REQUEST, "A deadline is one number of milliseconds.", name)
+        deadline = now + min(float(values[0]), MAX_DEADLINE_MS) / 1e3
+        break
+    return Call(request_id, now, deadline, request.headers.get(VARIANT_HEADER, ""))
+
+
+class Server:
+    """Listens on one port and answers every request, with a reply of a surface or an error body."""
+
+    def __init__(self, routes: Iterable[Route], gauges: Gauges, clock: Callable[[], float]) -> None:
+        self.in_flight = 0
+        self._gauges = gauges
+        self._clock = clock
+        self._idle = asyncio.Event()
+        self._idle.set()
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._shape_errors])
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/metrics", self._metrics)
+        for route in routes:
+            app.router.add_route(route.method, route.path, functools.partial(self._serve, route.answer))
+        self._runner = web.AppRunner(
+            app,
+            handler_cancellation=True,
+            keepalive_timeout=KEEP_ALIVE,
+            access_log=None,
+            auto_decompress=False,
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_LINE,
+            max_headers=MAX_HEADERS,
+            shutdown_timeout=1.0,
+        )
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; returns the port, which matters when 0 was asked for."""
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port, reuse_address=True, backlog=1024)
+        await site.start()
+        return int(self._runner.addresses[0][1])
+
+    async def idle(self) -> None:
+        """Wait until no request is in flight."""
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        await self._runner.cleanup()
+
+    async def _serve(self, answer: Answer, request: web.Request) -> web.StreamResponse:
+        """One request of a surface: headers, answer, and a refusal turned into bytes."""
+        call = read_headers(request, self._clock())
+        if isinstance(call, Refused):
+            return self._error(request, call)
+        self.in_flight += 1
+        self._idle.clear()
+        try:
+            reply = await answer(request, call)
+        finally:
+            self.in_flight -= 1
+            if self.in_flight == 0:
+                self._idle.set()
+        return self._error(request, reply, call.id) if isinstance(reply, Refused) else reply
+
+    @web.middleware
+    async def _shape_errors(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Give the framework's own refusals and our faults the one error shape."""
+        try:
+            return await handler(request)
+        except web.HTTPNotFound:
+            return self._error(request, Refused(Reason.NOT_FOUND))
+        except web.HTTPMethodNotAllowed as error:
+            response = self._error(request, Refused(Reason.METHOD_NOT_ALLOWED))
+            response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+            return response
+        except web.HTTPRequestEntityTooLarge:
+            response = self._error(request, Refused(Reason.BODY_TOO_LARGE))
+            response.force_close()
+            return response
+        except web.HTTPException as error:
+            log.warning("refused by the framework: %s", error)
+            return self._error(request, Refused(Reason.BAD_REQUEST))
+        except ConnectionError:
+            raise  # the client left in mid-answer
+        except Exception:
+            log.exception("a request failed")
+            return self._error(request, Refused(Reason.INTERNAL, "The worker failed.", executed=True))
+
+    def _error(self, request: web.Request, refused: Refused, request_id: str = "") -> web.Response:
+        """A refusal as a response. Only what another worker could do better is marked as not executed."""
+        meaning = TABLE[refused.reason]
+        given = request.headers.get("x-request-id", "")
+        request_id = request_id or (given if REQUEST_ID.match(given) else uuid.uuid4().hex)
+        headers = {"x-request-id": request_id, "x-should-retry": str(meaning.retry).lower()}
+        if not refused.executed and (meaning.http >= 500 or refused.reason is Reason.MODEL_NOT_FOUND):
+            headers[EXECUTED_HEADER] = "0"
+        if meaning.waits:
+            headers[hdrs.RETRY_AFTER] = str(max(math.ceil(self._gauges.load().backlog or 0.0), 1))
+        body = orjson.dumps(error_body(refused))
+        return web.Response(status=meaning.http, body=body, content_type=JSON, headers=headers)
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        load = self._gauges.load()
+        return web.Response(status=503 if load.draining else 200, body=encode_load(load), content_type=JSON)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=self._gauges.page(), headers={hdrs.CONTENT_TYPE: "text/plain; version=0.0.4"})

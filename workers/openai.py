@@ -1,0 +1,314 @@
+"""The OpenAI surface of our own engines: chat, completions, embeddings, the list of models.
+
+Bodies are read by openai_bodies.py; here they become jobs, and what the jobs bring becomes replies that the official
+client accepts. A stream's first byte is sent only once the first token exists, so that everything before it is still
+an ordinary refusal, which a gateway may repeat elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
+from aiohttp import web
+
+from policies.reason import Reason
+from workers.batcher import Batcher
+from workers.catalog import EMBEDDING, TEXT, Catalog, Entry
+from workers.engines.text import Detokenizer
+from workers.http import Call, Reply, Route, error_body, invalid, json_reply, read_body
+from workers.openai_bodies import ChatBody, CompletionBody, EmbeddingBody, TextBody, sentences
+from workers.queue import Job, Refused, Token
+from workers.runners import Generation
+from workers.timings import comment, timings
+
+DONE = b"data: [DONE]\n\n"
+
+
+class OpenAI:
+    """Routes under /v1."""
+
+    def __init__(self, catalog: Catalog, batcher: Batcher, rng: random.Random) -> None:
+        self._catalog = catalog
+        self._batcher = batcher
+        self._rng = rng
+        self._since = int(time.time())
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("POST", "/v1/chat/completions", self.chat),
+            Route("POST", "/v1/completions", self.complete),
+            Route("POST", "/v1/embeddings", self.embed),
+            Route("GET", "/v1/models", self.models),
+            Route("GET", "/v1/models/{model:.+}", self.model),
+        ]
+
+    async def chat(self, request: web.Request, call: Call) -> Reply:
+        return await self._generate(request, call, ChatBody, Chat)
+
+    async def complete(self, request: web.Request, call: Call) -> Reply:
+        return await self._generate(request, call, CompletionBody, Completion)
+
+    async def embed(self, request: web.Request, call: Call) -> Reply:
+        """Sentences in, vectors out; many sentences are several jobs, so that no request holds the accelerator."""
+        raw = await read_body(request)
+        if isinstance(raw, Refused):
+            return raw
+        try:
+            body = msgspec.json.decode(raw, type=EmbeddingBody)
+        except msgspec.MsgspecError as error:
+            return invalid(error)
+        entry = self._catalog.find(body.model, call.variant, EMBEDDING)
+        if isinstance(entry, Refused):
+            return entry
+        texts = sentences(body)
+        if isinstance(texts, Refused):
+            return texts
+        size = entry.endpoint.max_batch
+        jobs = [
+            Job(entry.lane, part, arrived=call.arrived, deadline=call.deadline, items=len(part))
+            for part in (texts[i : i + size] for i in range(0, len(texts), size))
+        ]
+        results = await self._batcher.results(jobs)
+        if isinstance(results, Refused):
+            return results
+        vectors = [vector for part, _ in results for vector in part]
+        tokens = sum(count for _, count in results)
+        reply = {
+            "object": "list",
+            "model": body.model,
+            "data": [
+                {"object": "embedding", "index": i, "embedding": encode_vector(vector, body.encoding_format)}
+                for i, vector in enumerate(vectors)
+            ],
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+        return json_reply(call, orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY), timings(jobs))
+
+    async def models(self, request: web.Request, call: Call) -> Reply:
+        data = [self._describe(name, variants.values()) for name, variants in self._catalog.models.items()]
+        return json_reply(call, orjson.dumps({"object": "list", "data": data}))
+
+    async def model(self, request: web.Request, call: Call) -> Reply:
+        name = request.match_info["model"]
+        variants = self._catalog.models.get(name)
+        if variants is None:
+            return Refused(Reason.MODEL_NOT_FOUND, "This worker does not serve that model.", "model")
+        return json_reply(call, orjson.dumps(self._describe(name, variants.values())))
+
+    def _describe(self, name: str, entries: Any) -> dict[str, Any]:
+        endpoints = [entry.endpoint for entry in entries]
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._since,
+            "owned_by": "isochrone",
+            "task": endpoints[0].task,
+            "variants": [{"variant": each.variant, "quality": each.quality} for each in endpoints],
+        }
+
+    async def _generate(self, request: web.Request, call: Call, kind: type[TextBody], shape: type[Shape]) -> Reply:
+        """Read, queue, and answer whole or token by token; whoever leaves frees the slot."""
+        raw = await read_body(request)
+        if isinstance(raw, Refused):
+            return raw
+        try:
+            body = msgspec.json.decode(raw, type=kind)
+        except msgspec.MsgspecError as error:
+            return invalid(error)
+        entry = self._catalog.find(body.model, call.variant, TEXT)
+        if isinstance(entry, Refused):
+            return entry
+        work = self._work(body, entry)
+        if isinstance(work, Refused):
+            return work
+        job = Job(
+            entry.lane,
+            work,
+            arrived=call.arrived,
+            deadline=call.deadline,
+            prompt_tokens=len(work.prompt),
+            output_tokens=work.sampling.max_tokens,
+        )
+        refused = self._batcher.submit([job])
+        if refused is not None:
+            return refused
+        writer = shape(body.model, entry.lane, call.id, len(work.prompt), include_usage=body.include_usage)
+        answer = Generated(job, Detokenizer(entry.text, work.sampling.stop), self._batcher)
+        try:
+            first = await answer.next()
+            if isinstance(first, Refused):
+                return first
+            if body.stream:
+                return await self._stream(request, call, answer, writer, first)
+            return await self._whole(call, answer, writer, first)
+        finally:
+            self._batcher.cancel([job])
+
+    def _work(self, body: TextBody, entry: Entry) -> Generation | Refused:
+        """Tokenise, and fit the answer into what the context leaves."""
+        prompt = body.prompt_ids(entry.text)
+        if isinstance(prompt, Refused):
+            return prompt
+        room = entry.context - len(prompt)
+        if room < 1:
+            message = f"The prompt has {len(prompt)} tokens; with its answer it must fit in {entry.context}."
+            return Refused(Reason.BAD_REQUEST, message, body.prompt_field)
+        sampling = body.sampling(room, self._rng.getrandbits(31))
+        return sampling if isinstance(sampling, Refused) else Generation(prompt, sampling)
+
+    async def _whole(self, call: Call, answer: Generated, writer: Shape, piece: str) -> Reply:
+        pieces = [piece]
+        while answer.finish is None:
+            following = await answer.next()
+            if isinstance(following, Refused):
+                return following._replace(executed=True)
+            pieces.append(following)
+        reply = writer.whole("".join(pieces), answer.finish, answer.job.generated)
+        return json_reply(call, orjson.dumps(reply), timings([answer.job]))
+
+    async def _stream(
+        self, request: web.Request, call: Call, answer: Generated, writer: Shape, piece: str
+    ) -> web.StreamResponse:
+        """Server-sent events, one per piece of text. After a fault: an error event, no [DONE], no clean end."""
+        headers = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-request-id": call.id}
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        opening = writer.opening()
+        await response.write((event(opening) if opening else b"") + (event(writer.delta(piece)) if piece else b""))
+        while answer.finish is None:
+            following = await answer.next()
+            if isinstance(following, Refused):
+                await response.write(
+                    event(error_body(following._replace(reason=Reason.STREAM_INTERRUPTED, message="")))
+                )
+                assert request.transport is not None
+                request.transport.close()
+                return response
+            if following:
+                await response.write(event(writer.delta(following)))
+        tail = [event(chunk) for chunk in writer.closing(answer.finish, answer.job.generated)]
+        await response.write(b"".join([*tail, comment(timings([answer.job])), DONE]))
+        await response.write_eof()
+        return response
+
+
+class Generated:
+    """One answer being generated: pieces of text out, until `finish` says why it ended."""
+
+    def __init__(self, job: Job, detokenizer: Detokenizer, batcher: Batcher) -> None:
+        self.job = job
+        self.finish: str | None = None
+        self._detokenizer = detokenizer
+        self._batcher = batcher
+
+    async def next(self) -> str | Refused:
+        """The text of the next token, often one word, sometimes empty."""
+        got = await self.job.events.get()
+        if isinstance(got, Refused):
+            return got
+        assert isinstance(got, Token)
+        piece = self._detokenizer.push(got.id)
+        if got.done is not None and not self._detokenizer.stopped:
+            self.finish = got.done
+            piece += self._detokenizer.finish()
+        if self._detokenizer.stopped:
+            self.finish = "stop"
+            self._batcher.finish(self.job)
+        return piece
+
+
+class Shape:
+    """How an answer is written on one of the two text surfaces."""
+
+    object = ""
+    chunk_object = ""
+    prefix = ""
+
+    def __init__(self, model: str, lane: str, request_id: str, prompt_tokens: int, *, include_usage: bool) -> None:
+        self._head = {
+            "id": f"{self.prefix}-{request_id}",
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": lane,
+        }
+        self._prompt_tokens = prompt_tokens
+        self._include_usage = include_usage
+
+    def whole(self, text: str, finish: str, tokens: int) -> dict[str, Any]:
+        choice = {"index": 0, "finish_reason": finish, "logprobs": None} | self.message(text)
+        return {"object": self.object, **self._head, "choices": [choice], "usage": self._usage(tokens)}
+
+    def opening(self) -> dict[str, Any] | None:
+        """What stands before the first text."""
+        return None
+
+    def delta(self, piece: str) -> dict[str, Any]:
+        return self._chunk([{"index": 0, "finish_reason": None, "logprobs": None} | self.part(piece)])
+
+    def closing(self, finish: str, tokens: int) -> list[dict[str, Any]]:
+        """The chunk with the finish reason and, if asked for, the one with the usage."""
+        last = self._chunk([{"index": 0, "finish_reason": finish, "logprobs": None} | self.part("")])
+        if not self._include_usage:
+            return [last]
+        return [last, self._chunk([]) | {"usage": self._usage(tokens)}]
+
+    def message(self, text: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def part(self, piece: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _chunk(self, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        usage = {"usage": None} if self._include_usage else {}
+        return {"object": self.chunk_object, **self._head, "choices": choices, **usage}
+
+    def _usage(self, tokens: int) -> dict[str, int]:
+        prompt = self._prompt_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
+
+
+class Chat(Shape):
+    """`/v1/chat/completions`."""
+
+    object, chunk_object, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+
+    def opening(self) -> dict[str, Any]:
+        first = {"index": 0, "finish_reason": None, "logprobs": None, "delta": {"role": "assistant", "content": ""}}
+        return self._chunk([first])
+
+    def message(self, text: str) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+
+    def part(self, piece: str) -> dict[str, Any]:
+        return {"delta": {"content": piece} if piece else {}}
+
+
+class Completion(Shape):
+    """`/v1/completions`."""
+
+    object, chunk_object, prefix = "text_completion", "text_completion", "cmpl"
+
+    def message(self, text: str) -> dict[str, Any]:
+        return {"text": text}
+
+    def part(self, piece: str) -> dict[str, Any]:
+        return {"text": piece}
+
+
+def event(chunk: dict[str, Any]) -> bytes:
+    """One server-sent event."""
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+
+def encode_vector(vector: np.ndarray, encoding: str) -> np.ndarray | str:
+    """A vector as the client asked: numbers, or base64 of little-endian float32 as the official client prefers."""
+    if encoding == "float":
+        return vector
+    return base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode()
