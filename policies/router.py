@@ -64,11 +64,12 @@ class Choice:
 
 
 class _Open:
-    """A dispatch that has not been reported: what `report` must undo."""
+    """A dispatch that has not been reported: what `report` must undo. It keeps the dispatch, so its identity, alive."""
 
-    __slots__ = ("policy", "work")
+    __slots__ = ("dispatch", "policy", "work")
 
-    def __init__(self, policy: Policy, work: float) -> None:
+    def __init__(self, dispatch: Dispatch, policy: Policy, work: float) -> None:
+        self.dispatch = dispatch
         self.policy = policy
         self.work = work
 
@@ -229,7 +230,7 @@ class Router:
         policy.in_flight += 1
         if dispatch.attempt == 1:
             policy.budget.requested()
-        self._open[id(dispatch)] = _Open(policy, work)
+        self._open[id(dispatch)] = _Open(dispatch, policy, work)
         self.fleet.reserve(dispatch, work)
 
     def adopt(self, other: Router) -> None:
