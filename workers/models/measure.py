@@ -60,7 +60,7 @@ def latency(took: Sequence[float]) -> Latency:
 
 
 def tensor_curve(latencies: dict[str, Latency]) -> Curve:
-    """One item alone, and what each further one in the batch adds, from the medians at the smallest and largest batch."""
+    """One item alone, and what each further one adds, from the medians at the smallest and the largest batch."""
     small, large = BATCHES[0], BATCHES[-1]
     base, full = latencies[str(small)].p50 / 1e3, latencies[str(large)].p50 / 1e3
     return Curve(base=round(base, 8), item=round(max(full - base, 0) / (large - small), 8))

@@ -1,4 +1,4 @@
-"""Builds digits: trains the reference network on scikit-learn's handwritten digits, writes fp32 and int8, measures both.
+"""Builds digits: trains a small network on scikit-learn's handwritten digits, writes fp32 and int8, measures both.
 
 Run `python -m workers.models.digits.build` with the `models` extra (torch is needed here only). Seeds and the split are
 fixed; the 719 held-out images are used for the figures in the manifest and for nothing else.

@@ -1,0 +1,216 @@
+"""Builds tinychat: trains it, writes the fp32 and int8 decoder graphs, examines and times both, writes the manifest.
+
+Run `python -m workers.models.tinychat.build` with the `models` extra (ten minutes on one core; torch is needed here
+only). `--weights FILE` writes the graphs from weights kept by an earlier run instead of training again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+
+from policies.records import Curve
+from workers.engines.slots import SlotEngine
+from workers.engines.text import Sampling, Text
+from workers.manifest import SCHEMA, Chat, Eval, Manifest, Variant, encode, load
+from workers.models import measure
+from workers.models.tinychat import corpus, graph, train
+
+HERE = Path(__file__).parent
+SLOTS = 16
+"""Sequences in flight: the step grows almost in proportion beyond, so more only makes everybody slower."""
+ANSWER_TOKENS = 80
+GREEDY = Sampling(temperature=0, max_tokens=ANSWER_TOKENS)
+CHECKED_AGAINST_TORCH = 24
+IN_FLIGHT = (1, 4, 8, 16, 32)
+SHORT, LONG = 16, 256
+"""Prompt lengths whose difference gives the time per prompt token."""
+
+
+class TokenizerConfig(msgspec.Struct, frozen=True):
+    """The part of Hugging Face's `tokenizer_config.json` that says how to chat."""
+
+    chat_template: str
+    bos_token: str
+    eos_token: str
+
+
+def chat() -> Chat:
+    config = msgspec.json.decode((HERE / "tokenizer_config.json").read_bytes(), type=TokenizerConfig)
+    return Chat(config.chat_template, config.bos_token, config.eos_token)
+
+
+def open_text(tokenizer: Path) -> Text:
+    words = chat()
+    return Text(tokenizer, words.template, words.end, words.begin)
+
+
+def answers(engine: SlotEngine, prompts: Sequence[Sequence[int]], sampling: Sampling = GREEDY) -> list[list[int]]:
+    """Answer every prompt, as many in flight as the engine has slots."""
+    found: list[list[int]] = [[] for _ in prompts]
+    owner: dict[int, int] = {}
+    waiting = list(range(len(prompts) - 1, -1, -1))
+    while waiting or engine.active:
+        while waiting and engine.free:
+            index = waiting.pop()
+            owner[engine.start(prompts[index], sampling)] = index
+        for step in engine.step():
+            found[owner[step.slot]].append(step.token)
+    return found
+
+
+def right(text: Text, found: Sequence[int], answer: str) -> bool:
+    """Whether an answer is the expected one to the letter."""
+    return b"".join(text.pieces[token] for token in found) == answer.encode()
+
+
+def check_against_torch(engine: SlotEngine, weights: dict[str, np.ndarray], prompts: Sequence[Sequence[int]]) -> None:
+    """The slot engine's greedy tokens must be torch's, which reads each sequence whole and keeps no cache."""
+    import torch
+
+    tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+    for prompt, found in zip(prompts, answers(engine, prompts), strict=True):
+        with torch.no_grad():
+            states = train.forward(tensors, graph.Shape(), torch.tensor([[*prompt, *found[:-1]]]))
+        expected = (states[0, len(prompt) - 1 :] @ tensors["embedding"].T).argmax(-1).tolist()
+        if found != expected:
+            raise SystemExit(f"greedy tokens differ from torch's: {found} against {expected}")
+
+
+def first_token_seconds(engine: SlotEngine, prompt: Sequence[int]) -> float:
+    """Median CPU seconds from the start of a prompt alone to its first token."""
+
+    def run() -> None:
+        slot = engine.start(prompt, GREEDY)
+        while not engine.step():
+            pass
+        engine.stop(slot)
+
+    return float(np.median(measure.timed(run, 0.3)))
+
+
+def decode_steps(path: Path, text: Text, flights: int, tokens: int = 100) -> tuple[list[float], float]:
+    """CPU seconds of each decoding step with `flights` sequences, and output tokens per second over the whole run."""
+    engine = SlotEngine(path, text.end, flights)
+    rng = np.random.default_rng(0)
+    sampling = Sampling(temperature=0, max_tokens=tokens, ignore_eos=True)
+    took: list[float] = []
+    best = 0.0
+    for _ in range(3):
+        began, produced = time.thread_time(), 0
+        for _ in range(flights):
+            engine.start(rng.integers(5, text.vocabulary, 20).tolist(), sampling)
+        while engine.active:
+            step_began = time.thread_time()
+            steps = engine.step()
+            if len(steps) == flights:
+                took.append(time.thread_time() - step_began)
+            produced += len(steps)
+        best = max(best, produced / (time.thread_time() - began))
+    return took, best
+
+
+def curve(engine: SlotEngine, decode: float, rng: np.random.Generator) -> Curve:
+    short, long = (
+        first_token_seconds(engine, rng.integers(5, engine.vocabulary, length).tolist()) for length in (SHORT, LONG)
+    )
+    prefill = max(long - short, 0) / (LONG - SHORT)
+    return Curve(base=round(max(short - prefill * SHORT, 0), 8), prefill=round(prefill, 8), decode=round(decode, 8))
+
+
+def measured(
+    path: Path, variant: str, text: Text, reference: list[list[int]] | None
+) -> tuple[Variant, list[list[int]]]:
+    """Examine and time one variant; also returns its answers, token by token."""
+    exam = corpus.exam()
+    prompts = [text.encode_chat([{"role": "user", "content": question}]) for question, _ in exam]
+    engine = SlotEngine(path, text.end, SLOTS)
+    found = answers(engine, prompts)
+    reference = reference or found
+    marks, reference_marks = (
+        sum(right(text, tokens, answer) for tokens, (_, answer) in zip(paper, exam, strict=True))
+        for paper in (found, reference)
+    )
+    steps = {flights: decode_steps(path, text, flights) for flights in IN_FLIGHT}
+    latencies = {str(batch): measure.latency(steps[batch][0]) for batch in measure.BATCHES}
+    file = measure.described(path)
+    result = Variant(
+        variant=variant,
+        engine="slots",
+        file=file.file,
+        sha256=file.sha256,
+        bytes=file.bytes,
+        score=round(marks / len(exam), 5),
+        ci95=measure.wilson(marks, len(exam)),
+        quality=round(marks / reference_marks, 5),
+        agreement=round(sum(a == b for a, b in zip(found, reference, strict=True)) / len(exam), 5),
+        latency_ms=latencies,
+        tokens_per_second={str(flights): round(rate) for flights, (_, rate) in steps.items()},
+        curve=curve(engine, latencies["1"].p50 / 1e3, np.random.default_rng(1)),
+        max_batch=SLOTS,
+    )
+    return result, found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", type=Path, help="npz of trained weights: skip training")
+    parser.add_argument("--keep", type=Path, help="where to keep the trained weights (npz)")
+    asked = parser.parse_args()
+    shape, tokenizer = graph.Shape(), HERE / "tokenizer.json"
+    if asked.weights:
+        text = open_text(tokenizer)
+        with np.load(asked.weights) as kept:
+            weights = dict(kept)
+    else:
+        train.train_tokenizer(tokenizer, shape.vocabulary)
+        text = open_text(tokenizer)
+        weights = train.train(text, shape)
+    if asked.keep:
+        np.savez(asked.keep, **weights)
+    paths = {precision: HERE / f"tinychat.{precision}.onnx" for precision in graph.PRECISIONS}
+    for precision, path in paths.items():
+        onnx.save(graph.build(shape, weights, precision), path)
+    questions = [question for question, _ in corpus.exam()[:: len(corpus.exam()) // CHECKED_AGAINST_TORCH]]
+    prompts = [text.encode_chat([{"role": "user", "content": question}]) for question in questions]
+    check_against_torch(SlotEngine(paths["fp32"], text.end), weights, prompts)
+
+    variants = []
+    reference = None
+    for precision, path in paths.items():
+        variant, found = measured(path, precision, text, reference)
+        reference = reference or found
+        variants.append(variant)
+    manifest = Manifest(
+        schema=SCHEMA,
+        model="tinychat",
+        task="text",
+        licence="Apache-2.0 (weights and training text, both of this project)",
+        source="workers/models/tinychat: facts.py, corpus.py, train.py",
+        eval=Eval(
+            "corpus.exam()", len(corpus.exam()), "exact answers", "known facts asked in ways never seen with them"
+        ),
+        agreement_metric="share of held-out questions answered with the same tokens as by the reference",
+        host=measure.host(),
+        context=shape.context,
+        tokenizer=measure.described(tokenizer),
+        chat=chat(),
+        variants=tuple(variants),
+    )
+    path = HERE / "tinychat.manifest.json"
+    path.write_bytes(encode(manifest))
+    for variant in load(path).variants:
+        print(
+            f"{variant.variant}: exact answers {variant.score:.4f}, agreement {variant.agreement}, "
+            f"tokens/s {variant.tokens_per_second}, {variant.curve}"
+        )
+
+
+if __name__ == "__main__":
+    main()
