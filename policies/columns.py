@@ -45,7 +45,6 @@ _FLOATS = (
 _FLAGS = (
     "accepts",  # may be sent a request now
     "reachable",  # not draining: what is left to try in panic
-    "in_service",  # not out for bad health
 )
 _START = 8
 """Slots allocated for a new model; doubled when full."""
@@ -73,11 +72,12 @@ class Columns:
     quality: Floats
     accepts: Mask
     reachable: Mask
-    in_service: Mask
 
     def __init__(self, model: str) -> None:
         self.model = model
         self.nodes: list[Node] = []
+        self.in_service = 0
+        """Nodes not out for bad health."""
         self._masks: dict[Selection, Mask] = {}
         self._store: dict[str, npt.NDArray[Any]] = {name: np.zeros(_START, np.float32) for name in _FLOATS}
         self._store |= {name: np.zeros(_START, np.bool_) for name in _FLAGS}
@@ -98,10 +98,13 @@ class Columns:
         node.columns, node.slot = self, size
         self.nodes.append(node)
         self._fit_views()
-        self.describe(node, now)
+        self.describe(node)
+        self.touch(node, now)
 
     def remove(self, node: Node) -> None:
         """Take a node out; the last one moves into its slot."""
+        self.in_service -= node.counted
+        node.counted = False
         last = self.nodes.pop()
         if last is not node:
             for column in self._store.values():
@@ -111,8 +114,8 @@ class Columns:
         node.columns, node.slot = None, -1
         self._fit_views()
 
-    def describe(self, node: Node, now: float) -> None:
-        """Write everything about a node: after its record, its speed or its price changed."""
+    def describe(self, node: Node) -> None:
+        """Write what changes with a node's record, learned speed and price."""
         i, factor, curve, rates = node.slot, node.speed.factor, node.endpoint.curve, node.rates
         self.prompt[i] = curve.prefill * factor
         self.output[i] = curve.decode * factor
@@ -120,7 +123,6 @@ class Columns:
         self.error[i] = node.speed.error
         self.usd[i], self.usd_prompt[i], self.usd_output[i], self.usd_item[i], self.usd_byte[i] = rates
         self.quality[i] = node.endpoint.quality
-        self.touch(node, now)
 
     def touch(self, node: Node, now: float) -> None:
         """Write what changes with load, round trips and health."""
@@ -135,7 +137,10 @@ class Columns:
         self.accepts[i] = state.accepts(now)
         health = state.health.state
         self.reachable[i] = health is not State.DRAINING
-        self.in_service[i] = health is State.SERVING or health is State.PROBING
+        healthy = health is State.SERVING or health is State.PROBING
+        if healthy is not node.counted:
+            node.counted = healthy
+            self.in_service += 1 if healthy else -1
 
     def mask(self, selection: Selection) -> Mask:
         """Which nodes a selection allows, cached until membership or a record changes."""
@@ -154,7 +159,7 @@ class Columns:
     def eligible(self, request: Request, quality: float, avoid: Collection[str], panic_share: float) -> Mask:
         """Which nodes may take the request at all, deadlines aside."""
         mask = self.accepts
-        if np.count_nonzero(self.in_service) < panic_share * len(self.nodes):
+        if self.in_service < panic_share * len(self.nodes):
             mask = self.reachable  # panic: so much bad health means that the health data is wrong
         if quality > 0.0:
             mask = mask & (self.quality >= quality)

@@ -119,7 +119,7 @@ class Fleet:
             node = known.pop((endpoint.model, endpoint.variant), None)
             new.append((node or Node(state, endpoint), node is None))
             new[-1][0].describe(endpoint)
-        state.nodes = [node for node, _ in new]
+        state.serve([node for node, _ in new])
         for node in known.values():
             self._remove(node)
         for node, is_new in new:
@@ -130,7 +130,8 @@ class Fleet:
                 self._columns[model].add(node, now)
             elif node.columns is not None:
                 node.columns.forget_masks()
-                node.columns.describe(node, now)
+                node.columns.describe(node)
+                node.columns.touch(node, now)
 
     def _gone(self, state: WorkerState) -> None:
         state.health.apply(Event.LEFT)
@@ -178,7 +179,7 @@ class Fleet:
             state.health.answered()
             node.learn(dispatch, outcome)
             if node.columns is not None:
-                node.columns.describe(node, now)
+                node.columns.describe(node)
         elif outcome.reason is Reason.REFUSED:
             state.health.rests_until = now + self.health.rest_s
         elif outcome.reason in WORKER_FAULTS:

@@ -42,6 +42,8 @@ class WorkerState:
         self.rtt = RoundTrips(prior)
         self.overhead = Overhead()
         self.nodes: list[Node] = []
+        self.slots = 1
+        """Requests its engine works on at once."""
         self.drained_by_operator = False
         self.in_flight = 0
         self._unseen: dict[int, tuple[float, float]] = {}
@@ -50,6 +52,11 @@ class WorkerState:
         self._finished_work = 0.0
         """Work of ours the last load contains and that has ended since."""
         self._finished = 0
+
+    def serve(self, nodes: list[Node]) -> None:
+        """Take the nodes of a new record."""
+        self.nodes = nodes
+        self.slots = max(node.endpoint.max_batch for node in nodes)
 
     # What the registry says.
 
@@ -106,19 +113,18 @@ class WorkerState:
         """Seconds until a request arriving there now would start."""
         load = self.load
         if load is None or load.waiting is None or now - self.load_at > STALE_LOAD_SECONDS:
-            ahead = max(0, self.in_flight - self._slots())
-            return ahead * self._work()
-        if load.backlog is not None:
-            reported = max(0.0, load.backlog - (now - self.load_at) - self._finished_work)
-        else:
+            ahead = self.in_flight - self.slots
+            return ahead * self._work() if ahead > 0 else 0.0
+        if load.backlog is None:
             reported = max(0, load.waiting - self._finished) * self._work()
-        free = self._slots() - load.waiting - (load.running or 0) + self._finished
+        elif load.backlog == 0.0:
+            reported = 0.0
+        else:
+            reported = max(0.0, load.backlog - (now - self.load_at) - self._finished_work)
+        free = self.slots - load.waiting - (load.running or 0) + self._finished
         if len(self._unseen) < free:
             return reported  # a queue is only a wait when the engine has no free slot
         return reported + self._unseen_work
-
-    def _slots(self) -> int:
-        return max(node.endpoint.max_batch for node in self.nodes)
 
     def _work(self) -> float:
         """Seconds one more typical request adds, over all endpoints."""
@@ -140,7 +146,7 @@ class WorkerState:
 class Node:
     """One endpoint of one worker, as this gateway sees it. `slot` is its place in its model's columns."""
 
-    __slots__ = ("charge", "columns", "endpoint", "id", "rates", "slot", "speed", "state", "typical_work")
+    __slots__ = ("charge", "columns", "counted", "endpoint", "id", "rates", "slot", "speed", "state", "typical_work")
 
     def __init__(self, state: WorkerState, endpoint: Endpoint) -> None:
         self.state = state
@@ -149,6 +155,8 @@ class Node:
         """Accelerator seconds over the curve's, learned like the speed."""
         self.columns: Columns | None = None
         self.slot = -1
+        self.counted = False
+        """Whether its columns count it as in service."""
         self.describe(endpoint)
 
     def describe(self, endpoint: Endpoint) -> None:
