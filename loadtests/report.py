@@ -71,6 +71,11 @@ def summarise(sent: Sequence[Sent]) -> Summary:
     )
 
 
+def errors(sent: Sequence[Sent]) -> dict[str, int]:
+    """How often each error came."""
+    return dict(Counter(one.error or str(one.status) for one in sent if not one.ok))
+
+
 def milliseconds(seconds: float | None) -> str:
     return "-" if seconds is None or not math.isfinite(seconds) else f"{seconds * 1e3:.0f} ms"
 

@@ -8,6 +8,7 @@ measures.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Iterable
 from typing import cast
@@ -71,8 +72,9 @@ def _content(planned: Planned) -> tuple[str, dict[str, object]]:
 
 def digits_body(items: int, seed: int) -> dict[str, object]:
     """Images of 8 by 8 grey values between 0 and 16, as scikit-learn's digits are."""
-    pixels = [float((seed * 31 + at * at * 7) % 17) for at in range(64 * items)]
-    return {"inputs": [{"name": "image", "datatype": "FP32", "shape": [items, 1, 8, 8], "data": pixels}]}
+    rng = random.Random(seed)
+    pixels = [float(rng.randint(0, 16)) for _ in range(64 * items)]
+    return {"inputs": [{"name": "pixels", "datatype": "FP32", "shape": [items, 64], "data": pixels}]}
 
 
 class Reply:

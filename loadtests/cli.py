@@ -1,0 +1,108 @@
+"""The commands `isochrone demo` and `isochrone load`: arguments in, exit status out."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from urllib.parse import urlsplit
+
+import click
+import msgspec
+from rich.console import Console
+
+from loadtests import demo as demonstration
+from loadtests import report, scenario
+from loadtests.live.client import Client
+from loadtests.processes import ChildError
+from loadtests.workload import Arrivals, Call, Kind, Workload
+
+PORT = click.IntRange(0, 65535)
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Send a mixed workload under three policies, print the comparison, end.")
+@click.option("--json", "as_json", is_flag=True, help="With --once: the last line of output is one JSON object.")
+@click.option("--gateways", type=click.IntRange(1), default=1, show_default=True, help="How many, one per region.")
+@click.option("--redis", metavar="URL", help="Use this registry instead of starting one.")
+@click.option("--port", type=PORT, default=8080, show_default=True, help="Of the first gateway; 0 takes a free one.")
+@click.option("--control-port", type=PORT, default=8081, show_default=True, help="Of its control plane.")
+@click.option("--requests", type=click.IntRange(1), default=64, show_default=True, help="With --once: how many.")
+@click.option("--scenario", "path", type=click.Path(path_type=Path), help="Another world than the shipped one.")
+def demo(
+    once: bool, as_json: bool, gateways: int, redis: str | None, port: int, control_port: int, requests: int,
+    path: Path | None,
+) -> None:  # fmt: skip
+    """Start a whole fleet on this machine: registry, three regions of workers behind a WAN, gateways."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        world = scenario.load(path)
+        if gateways > len(world.gateways):
+            raise click.BadParameter(
+                f"the scenario has {len(world.gateways)} regions for them", param_hint="--gateways"
+            )
+        wanted = demonstration.Wanted(
+            scenario=world, gateways=gateways, redis=redis, port=port, control_port=control_port,
+            once=once, json=as_json, requests=requests,
+        )  # fmt: skip
+        sys.exit(demonstration.run(wanted))
+    except scenario.ScenarioError as error:
+        _fail(error, 2)
+    except (ChildError, OSError) as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@click.command()
+@click.argument("url")
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True, help="Per second."
+)
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True)
+@click.option("--model", default="tinychat", show_default=True)
+@click.option("--call", type=click.Choice([call.value for call in Call]), default="chat", show_default=True)
+@click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True), help="None unless given.")
+@click.option("--arrivals", type=click.Choice([kind.value for kind in Arrivals]), default="poisson", show_default=True)
+@click.option("--seed", default=1, show_default=True)
+@click.option("--key", envvar="ISOCHRONE_API_KEY", default="", help="API key; or the variable ISOCHRONE_API_KEY.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+def load(
+    url: str, rate: float, seconds: float, model: str, call: str, deadline_ms: float | None, arrivals: str,
+    seed: int, key: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Send requests to the gateway at URL at a fixed RATE, whatever becomes of them, and report what came back."""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise click.BadParameter("http://HOST:PORT was expected", param_hint="URL")
+    kind = Kind(name=call, call=Call(call), model=model, deadline=deadline_ms and deadline_ms / 1e3)
+    workload = Workload(kinds=(kind,), rate=rate, arrivals=Arrivals(arrivals))
+    sent = asyncio.run(_send(parts.hostname, parts.port or 80, key, workload, max(1, round(rate * seconds)), seed))
+    summary = report.summarise(sent)
+    if as_json:
+        click.echo(msgspec.json.encode(summary).decode())
+    else:
+        Console().print(report.side_by_side({f"{call} {model}": summary}))
+        for error, count in sorted(report.errors(sent).items()):
+            click.echo(f"{count} x {error}")
+    sys.exit(0 if summary.ok == summary.requests else 1)
+
+
+async def _send(host: str, port: int, key: str, workload: Workload, requests: int, seed: int) -> list[report.Sent]:
+    client = Client(host, port, key=key)
+    try:
+        return await client.run(workload.plan(requests, seed))
+    finally:
+        client.close()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends the demo as Ctrl-C does: through the code that ends the children."""
+    raise KeyboardInterrupt
+
+
+def _fail(error: Exception, status: int) -> None:
+    click.echo(f"isochrone: {error}", err=True)
+    sys.exit(status)

@@ -1,0 +1,146 @@
+"""`isochrone demo`: the embedded fleet, where to point a client, and a live table of its nodes.
+
+It only starts and watches processes; everything it shows it asks the gateways for. `--once` runs the showcase
+instead of waiting. However it ends, the children end with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from loadtests import report, showcase
+from loadtests.embedded import Embedded, Gateway, Ports, nodes
+from loadtests.processes import refuse_taken
+from loadtests.report import Sent
+from loadtests.scenario import Scenario
+
+REFRESH_SECONDS: Final = 0.5
+PORTS_APART: Final = 2
+"""Each further gateway listens this much higher, data and control: 8080/8081, 8082/8083, ..."""
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line asked for."""
+
+    scenario: Scenario
+    gateways: int = 1
+    redis: str | None = None
+    port: int = 8080
+    control_port: int = 8081
+    once: bool = False
+    json: bool = False
+    requests: int = 64
+
+    def ports(self) -> list[Ports]:
+        """One pair per gateway; 0 stays 0, a free port."""
+        steps = (PORTS_APART * number for number in range(self.gateways))
+        return [Ports(self.port and self.port + step, self.control_port and self.control_port + step) for step in steps]
+
+
+def run(wanted: Wanted) -> int:
+    """Start the fleet, then show it until interrupted, or once. Raises ChildError."""
+    for ports in wanted.ports():
+        for port, option in ((ports.data, "--port"), (ports.control, "--control-port")):
+            if port:
+                refuse_taken("127.0.0.1", port, option)
+    console = Console(stderr=wanted.json)
+    began = time.monotonic()
+    with Embedded(wanted.scenario, redis=wanted.redis, say=lambda line: console.print(line, highlight=False)) as fleet:
+        fleet.start(wanted.ports())
+        console.print(f"ready in {time.monotonic() - began:.1f} s\n")
+        return show_once(fleet, wanted, console) if wanted.once else show_until_interrupted(fleet, console)
+
+
+def show_until_interrupted(fleet: Embedded, console: Console) -> int:
+    """Print where to point a client, then keep a table of the nodes up to date. Raises ChildError."""
+    console.print(invitation(fleet.gateways), highlight=False, soft_wrap=True)
+    try:
+        with Live(console=console, auto_refresh=False, transient=not console.is_terminal) as live:
+            while True:
+                fleet.check()
+                tables = [nodes_table(gateway.region, nodes(gateway)) for gateway in fleet.gateways]
+                if console.is_terminal:
+                    live.update(Group(*tables), refresh=True)
+                time.sleep(REFRESH_SECONDS)
+    except KeyboardInterrupt:
+        console.print("\nending every process", highlight=False)
+        return 0
+
+
+def show_once(fleet: Embedded, wanted: Wanted, console: Console) -> int:
+    """Run the showcase under each policy on this fleet; 0 when every request was answered."""
+    runs: dict[str, list[Sent]] = {}
+    home = fleet.gateways[0]
+    with Progress(
+        TextColumn("{task.description:22}"), BarColumn(), MofNCompleteColumn(), console=console, transient=True
+    ) as progress:
+        for policy in (showcase.OURS, *showcase.OTHERS):
+            bar = progress.add_task(policy, total=wanted.requests)
+            gateway = home if policy == showcase.OURS else fleet.start_gateway(home.region, policy=policy)
+            fleet.await_nodes(gateway)
+            runs[policy] = asyncio.run(
+                showcase.showcase(gateway, wanted.requests, lambda bar=bar: progress.advance(bar))  # type: ignore[misc]
+            )
+            if gateway is not home:
+                fleet.stop_gateway(gateway)
+            fleet.check()
+    summaries = {policy: report.summarise(sent) for policy, sent in runs.items()}
+    console.print(report.requests_table(runs[showcase.OURS], f"{showcase.OURS}, entering at {home.region}"))
+    console.print(report.side_by_side(summaries))
+    console.print(verdict(summaries), highlight=False)
+    if wanted.json:
+        others = {policy: summaries[policy] for policy in showcase.OTHERS}
+        print(report.comparison(summaries[showcase.OURS], others), file=sys.stdout)
+    return 0 if all(run.ok == run.requests for run in summaries.values()) else 1
+
+
+def verdict(runs: Mapping[str, report.Summary]) -> str:
+    """The comparison in two sentences, whichever way it came out."""
+    ours, nearest, cheapest = (runs[policy] for policy in (showcase.OURS, *showcase.OTHERS))
+    missed, others_missed = ours.requests - ours.in_deadline, cheapest.requests - cheapest.in_deadline
+    share = ours.cost_usd / nearest.cost_usd if nearest.cost_usd else float("nan")
+    return (
+        f"{showcase.OURS} missed {missed} deadlines where lowest_cost missed {others_missed}, "
+        f"and cost {share:.0%} of what nearest cost."
+    )
+
+
+def invitation(gateways: Sequence[Gateway]) -> str:
+    """How to send the first request."""
+    url, control = gateways[0].url, gateways[0].control
+    lines = ["Point any OpenAI client here:\n"]
+    lines += [f"    base_url = {gateway.url}/v1      (enters in {gateway.region})" for gateway in gateways]
+    lines += [
+        "\nFor example:\n",
+        f"    curl -i {url}/v1/chat/completions -H 'content-type: application/json' -H 'x-deadline-ms: 100' \\",
+        """         -d '{"model": "tinychat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16}'""",
+        f"\nWhy it went where it went:  isochrone explain --control {control} REQUEST_ID   (the reply's x-request-id)",
+        "Ctrl-C ends everything.\n",
+    ]
+    return "\n".join(lines)
+
+
+def nodes_table(region: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The nodes as one gateway sees them, by worker."""
+    table = Table(title=f"nodes, seen from {region}", title_justify="left")
+    for column in ("node", "region", "state", "quality"):
+        table.add_column(column, no_wrap=True)
+    for column in ("$ an hour", "round trip", "waiting", "running", "sent"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in sorted(rows, key=lambda row: (row["rtt_ms"] is None, row["rtt_ms"], row["node"])):
+        table.add_row(row["node"], row["region"], row["state"], *map(_cell, (row["quality"], row["price"])))
+    return table
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,28 @@
+from loadtests import scenario, showcase
+from loadtests.demo import Wanted, invitation, verdict
+from loadtests.embedded import Gateway, Ports
+from loadtests.report import Summary
+
+DEMO = scenario.load()
+
+
+def summary(in_deadline: int, cost: float) -> Summary:
+    return Summary(requests=10, ok=10, in_deadline=in_deadline, cost_usd=cost, by_node={}, p50_s=0.1, p99_s=0.2)
+
+
+def test_further_gateways_listen_two_ports_higher():
+    assert Wanted(scenario=DEMO, gateways=2).ports() == [Ports(8080, 8081), Ports(8082, 8083)]
+    assert Wanted(scenario=DEMO, gateways=2, port=0, control_port=0).ports() == [Ports(0, 0), Ports(0, 0)]
+
+
+def test_invitation_names_every_gateway_and_has_a_curl_line():
+    gateways = [Gateway(None, "eu", "http://127.0.0.1:1", "http://127.0.0.1:2"), Gateway(None, "us", "http://h:3", "")]
+    text = invitation(gateways)
+    assert "base_url = http://127.0.0.1:1/v1 " in text
+    assert "base_url = http://h:3/v1 " in text
+    assert "curl -i http://127.0.0.1:1/v1/chat/completions" in text
+
+
+def test_verdict_says_how_it_came_out():
+    runs = {showcase.OURS: summary(10, 2e-6), "nearest": summary(10, 8e-6), "lowest_cost": summary(4, 1e-6)}
+    assert "missed 0 deadlines where lowest_cost missed 6, and cost 25% of what nearest cost" in verdict(runs)
