@@ -13,13 +13,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from gateway.config import PROBABILITIES
 from policies.reason import Reason
 from policies.request import INFINITE, Infeasible, Shed
 
 MAX_SECONDS = 86_400.0
 """Longer durations are read as a day: no inference takes longer, and timers and float arithmetic stay sane."""
-PROBABILITIES = (0.90, 0.95, 0.98, 0.99)
-"""The attainment classes; each is calibrated by itself, so there are few."""
 MAX_PATTERNS = 32
 """Region patterns in one header; more cost matching time and say nothing more."""
 

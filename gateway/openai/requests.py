@@ -47,16 +47,8 @@ _LIMIT_FIELDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 """The newer names win: OpenAI deprecates `max_tokens` in their favour."""
 _AFFINITY_FIELDS = ("prompt_cache_key", "user")
 _ROUTING_KEYS = ("model", "stream", "provider", *_LIMIT_FIELDS, "n", "best_of", "service_tier", *_AFFINITY_FIELDS)
-    "model",
-    "stream",
-    "provider",
-    *_LIMIT_FIELDS,
-    "n",
-    "best_of",
-    "service_tier",
-    "prompt_cache_key",
-    "user",
-)
+_QUOTED = {key: b'"%b"' % key.encode() for key in _ROUTING_KEYS}
+_AS_KEY = {key: re.compile(quoted + rb"[ \t\n\r]*:") for key, quoted in _QUOTED.items()}
 _ESCAPED_LETTER = re.compile(rb"\\u00[567]")
 """An escape that may stand for a letter or `_` of a routing key; ordinary encoders write none."""
 
@@ -139,8 +131,11 @@ def _whole(document: Document, key: str, least: int, most: int) -> int | None:
 
 
 def _max_tokens(document: Document) -> int | None:
-    limits = [_whole(document, key, 0, MAX_TOKENS) for key in _LIMIT_FIELDS if key in document]
-    return next((limit for limit in limits if limit is not None), None)
+    limit = None
+    for key in _LIMIT_FIELDS:
+        if key in document:
+            limit = _whole(document, key, 0, MAX_TOKENS) if limit is None else limit
+    return limit
 
 
 def _choices(document: Document) -> int:
@@ -353,10 +348,17 @@ def members(raw: bytes) -> list[Member]:
 
 
 def _sent_twice(raw: bytes, document: Document) -> str | None:
-    """Find a routing key that two parsers could resolve differently: repeated, plainly or behind an escape."""
-    suspects = [key for key in _ROUTING_KEYS if key in document and raw.count(b'"%b"' % key.encode()) != 1]
-    if not suspects and not (b"\\u00" in raw and _ESCAPED_LETTER.search(raw)):
-        return None
+    """Find a routing key that two parsers could resolve differently: repeated, plainly or behind an escape.
+
+    The members are listed only for a body that fails the cheap tests; `"user"` is also a role's name.
+    """
+    for key in document:
+        quoted = _QUOTED.get(key)
+        if quoted is not None and raw.count(quoted) != 1 and len(_AS_KEY[key].findall(raw)) != 1:
+            break
+    else:
+        if b"\\" not in raw or b"\\u00" not in raw or _ESCAPED_LETTER.search(raw) is None:
+            return None
     keys = [member.key for member in members(raw)]
     return next((key for key in _ROUTING_KEYS if keys.count(key) > 1), None)
 

@@ -11,21 +11,13 @@ from policies.request import Shed, WorkerSeen
 
 
 def worker(name: str, region: str, *endpoints: Endpoint, seq: int = 1_700_000_000_000) -> Worker:
-    return Worker(
-        id=name,
-        boot="b",
-        seq=seq,
-        address="10.1.2.3:9000",
-        region=region,
-        price=MarginalPrice(1.0),
-        endpoints=endpoints,
-    )
+    price = MarginalPrice(1.0)
+    return Worker(id=name, boot="b", seq=seq, address="10.1.2.3:9000", region=region, price=price, endpoints=endpoints)
 
 
 def endpoint(model: str, variant: str, quality: float, agreement: float | None = None) -> Endpoint:
-    return Endpoint(
-        model=model, variant=variant, quality=quality, curve=Curve(0.01), agreement=agreement, task="embedding"
-    )
+    curve = Curve(0.01)
+    return Endpoint(model=model, variant=variant, quality=quality, curve=curve, agreement=agreement, task="embedding")
 
 
 @pytest.fixture

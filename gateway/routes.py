@@ -1,0 +1,235 @@
+"""Routes: which policy and defaults a model gets, and how headers, body, key and country become one `Request`.
+
+Merging order is header, then body, then route. Constraints are different: of what the route, the key, the country and
+the client allow, all must hold. Pure and free of sockets, because `/admin/explain` asks the same question.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+
+import msgspec
+
+from gateway import config as configuration
+from gateway.auth import Client
+from gateway.body import Body, Kind
+from gateway.config import GatewayConfig, RouteConfig
+from gateway.openai.headers import Asked
+from policies.reason import Reason
+from policies.request import ANY, INFINITE, Infeasible, Request, Selection, Shed, Sort
+from policies.router import Policy
+
+CACHED_MODELS = 4096
+"""Model names whose route is remembered. Clients choose the names, so the memory for them is bounded."""
+CACHED_SELECTIONS = 4096
+
+FLEX, PRIORITY = "flex", "priority"
+"""OpenAI's `service_tier` values that mean something here; the others ask for the default."""
+
+Regions = tuple[tuple[str, ...], ...]
+
+
+class _Route:
+    """One route of the configuration, with its durations in seconds."""
+
+    def __init__(self, config: RouteConfig, policy: str) -> None:
+        self.config = config
+        self.policy = policy
+        deadline = config.deadline
+        self.total = _seconds(deadline.total_ms)
+        self.ttft = _seconds(deadline.ttft_ms)
+        self.tpot = _seconds(deadline.tpot_ms)
+
+
+def _seconds(milliseconds: float | None) -> float:
+    return INFINITE if milliseconds is None else milliseconds / 1e3
+
+
+class Routes:
+    """The routes of one configuration; a reload makes a new one."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._named = {**configuration.presets(), **config.policies}
+        self._routes: list[_Route] = []
+        for index, route in enumerate(config.routes):
+            policy = route.policy
+            if not isinstance(policy, str):
+                inline = f"routes-{index}"
+                self._named[inline], policy = policy, inline
+            self._routes.append(_Route(route, policy))
+        self._from_client = config.deadline_from == "client"
+        self._by_model: dict[str, _Route | None] = {}
+        self._selections: dict[tuple[Regions, tuple[str, ...]], Selection] = {}
+
+    def policies(self) -> dict[str, Policy]:
+        """Every policy that can be named, built: the presets, those of the configuration, those inside routes."""
+        return {name: policy.build() for name, policy in self._named.items()}
+
+    def pure(self, model: str) -> bool:
+        """Whether an attempt that may have been executed may be repeated."""
+        route = self._find(model)
+        return route is None or route.config.pure
+
+    def request(
+        self,
+        *,
+        asked: Asked,
+        body: Body,
+        arrived: float,
+        request_id: str,
+        client: Client,
+        country: str | None,
+        client_rtt: float = 0.0,
+    ) -> Request | Shed:
+        """Merge everything known about one request. `arrived` is on the router's clock, `client_rtt` in seconds."""
+        route = self._find(body.model)
+        if route is None:
+            return Shed(Reason.MODEL_NOT_FOUND, "No route of this gateway takes it.", "model")
+        priority = asked.priority or (body.service_tier if body.service_tier in (FLEX, PRIORITY) else "")
+        refused = _forbidden(client, body.model, priority, asked)
+        if refused is not None:
+            return refused
+        selection = self._selection(route, asked, body, client, country)
+        if isinstance(selection, Shed):
+            return selection
+        config, flex, provider = route.config, body.service_tier == FLEX, body.provider
+        start = arrived - client_rtt if self._from_client else arrived
+        floor = config.quality.min if asked.min_quality is None else asked.min_quality
+        tokens = _output_tokens(config, body)
+        return Request(
+            id=request_id,
+            model=body.model,
+            policy=route.policy,
+            arrived=arrived,
+            deadline=start + _asked_or(asked.deadline, route.total, flex),
+            first_token_deadline=start + _asked_or(asked.ttft, route.ttft, flex),
+            token_interval=_asked_or(asked.tpot, route.tpot, flex),
+            probability=asked.probability or config.deadline.probability,
+            patience=config.patience_s,
+            max_wait=INFINITE if asked.max_wait is None else asked.max_wait,
+            prompt_tokens=body.prompt_tokens,
+            output_tokens=tokens,
+            items=body.items,
+            body_bytes=body.bytes,
+            reply_bytes=_reply_bytes(body, tokens),
+            stream=body.stream,
+            quality=max(config.quality.want, floor),
+            min_quality=floor,
+            max_cost=INFINITE if asked.max_cost is None else asked.max_cost,
+            selection=selection,
+            order=provider.order if provider else (),
+            allow_fallbacks=provider.allow_fallbacks if provider else True,
+            sort=(provider.sort if provider else None) or (Sort.PRICE if flex else None),
+            when_infeasible=_FALLBACKS[asked.when_infeasible] if asked.when_infeasible else config.when_infeasible,
+            priority=priority or "default",
+            tenant=client.tenant or client.id,
+            affinity=asked.affinity or body.affinity,
+        )
+
+    def _find(self, model: str) -> _Route | None:
+        try:
+            return self._by_model[model]
+        except KeyError:
+            found = next((r for r in self._routes if fnmatch.fnmatchcase(model, r.config.match.model)), None)
+            if len(self._by_model) >= CACHED_MODELS:
+                self._by_model.clear()
+            self._by_model[model] = found
+            return found
+
+    def _selection(
+        self, route: _Route, asked: Asked, body: Body, client: Client, country: str | None
+    ) -> Selection | Shed:
+        """Which nodes may serve it. Equal ones are one object, so that the fleet's cache finds them fast."""
+        at_home = _residency(route.config, country)
+        if at_home is None:
+            return Shed(Reason.REGION_LOCKED, "This model keeps data in the client's country, which is not known here.")
+        regions = tuple(
+            group for group in (route.config.regions.allow, client.regions, at_home, asked.regions) if group
+        )
+        provider = body.provider
+        variants = body.variants or (provider.quantizations if provider else ())
+        if not regions and not variants and provider is None:
+            return ANY
+        key = (regions, variants)
+        selection = self._selections.get(key)
+        if selection is None:
+            if len(self._selections) >= CACHED_SELECTIONS:
+                self._selections.clear()
+            selection = self._selections[key] = Selection(variants=variants, regions=regions)
+        if provider is None:
+            return selection
+        return msgspec.structs.replace(
+            selection,
+            only=provider.only,
+            ignore=provider.ignore,
+            max_input_usd_per_mtok=provider.max_prompt,
+            max_output_usd_per_mtok=provider.max_completion,
+        )
+
+
+_FALLBACKS = {
+    # A header names the first thing to try. Only `reject` asks for a refusal, so the others end in an attempt.
+    Infeasible.DEGRADE: (Infeasible.DEGRADE, Infeasible.BEST_EFFORT),
+    Infeasible.HOLD: (Infeasible.HOLD, Infeasible.BEST_EFFORT),
+    Infeasible.BEST_EFFORT: (Infeasible.BEST_EFFORT,),
+    Infeasible.REJECT: (Infeasible.REJECT,),
+}
+
+
+def _forbidden(client: Client, model: str, priority: str, asked: Asked) -> Shed | None:
+    if not client.may_use(model):
+        return Shed(Reason.FORBIDDEN, "It does not cover this model.", "model")
+    if priority and not client.may_claim(priority):
+        param = "x-priority" if asked.priority else "service_tier"
+        return Shed(Reason.FORBIDDEN, "It does not cover this priority class.", param)
+    return None
+
+
+def _residency(config: RouteConfig, country: str | None) -> tuple[str, ...] | None:
+    """The country's row: () when it binds nobody, None when the request must not run anywhere (fail closed)."""
+    rows = config.regions.by_country
+    if not rows:
+        return ()
+    row = rows.get(country or "default") or rows.get("default")
+    if row is None:
+        return None if config.regions.residency == "strict" else ()
+    return row
+
+
+def _asked_or(asked: float | None, default: float, flex: bool) -> float:
+    """What the client asked for beats the route; `flex` gives up the route's deadlines, not the client's own."""
+    if asked is not None:
+        return asked
+    return INFINITE if flex else default
+
+
+# Sizes of answers, for egress and for time. Only their scale matters.
+
+TEXT_BYTES_PER_TOKEN = 4.0
+"""As in `openai/requests.py`: English text."""
+EVENT_BYTES = 220.0
+"""One SSE event with one token: `data: `, ids, and some 200 bytes of JSON around it."""
+ENVELOPE_BYTES = 600.0
+"""Head and JSON of an answer without its content."""
+VECTOR_BYTES = 8192.0
+"""One embedding: 384 numbers in decimal, or 1,536 as base64 of float32; both are 8 KiB."""
+ROW_BYTES = 512.0
+"""One row of a tensor answer or of a ranking."""
+
+_ITEM_BYTES = {Kind.EMBEDDING: VECTOR_BYTES, Kind.RERANK: ROW_BYTES, Kind.TENSOR: ROW_BYTES, Kind.OTHER: ROW_BYTES}
+
+
+def _output_tokens(config: RouteConfig, body: Body) -> float:
+    """Expected tokens over all choices: the client's guess or the route's, and never above the client's bound."""
+    if not body.kind.generates:
+        return 0.0
+    each = config.output_tokens if body.output_tokens is None else body.output_tokens
+    if body.max_tokens is not None:
+        each = min(each, body.max_tokens)
+    return each * body.choices * body.items
+
+
+def _reply_bytes(body: Body, tokens: float) -> float:
+    if body.kind.generates:
+        return ENVELOPE_BYTES + tokens * (EVENT_BYTES if body.stream else TEXT_BYTES_PER_TOKEN)
+    return ENVELOPE_BYTES + body.items * _ITEM_BYTES[body.kind]

@@ -1,0 +1,143 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway.config import ConfigError, Deadline, GatewayConfig, Listen, Regions, check, load, loopback, presets
+from policies.config import PolicyConfig
+from policies.request import Infeasible
+
+KEY = "a" * 64
+FULL = f"""
+id: edge-1
+region: eu-west
+listen: {{host: 0.0.0.0, port: 80}}
+control: {{port: 0}}
+registries: {{eu-west: "redis://127.0.0.1:6379/0", us-east: "unix:///run/redis.sock"}}
+auth:
+  pepper: salt
+  clients: [{{id: alice, hash: "{KEY}", tenant: acme, models: ["chat-*"], priorities: [default], regions: ["eu-*"]}}]
+  admins: [{{id: root, hash: "{KEY}"}}]
+registry:
+  keys: [{{id: k1, public_key: "{"A" * 43}=", regions: ["eu-*"]}}]
+policies:
+  mine: {{balancer: {{kind: p2c}}}}
+routes:
+  - match: {{model: "chat-*"}}
+    policy: mine
+    deadline: {{total_ms: 4000, ttft_ms: 400, tpot_ms: 50, probability: 0.98}}
+    quality: {{want: 1.0, min: 0.98}}
+    regions: {{allow: ["eu-*"], residency: strict, by_country: {{DE: ["eu-*"], NO: ["eu-north*"], default: ["*"]}}}}
+    when_infeasible: [degrade, reject]
+    patience_s: 5
+    pure: false
+    output_tokens: 32
+  - policy: {{balancer: {{kind: nearest}}}}
+geoip: {{path: city.mmdb, max_age_s: 864000}}
+regions: {{eu-west: {{url: "https://eu.example", latitude: 53.3, longitude: -6.2}}}}
+probes: {{interval_s: 0.5}}
+limits: {{body_bytes: 1000}}
+upstream: {{source_address: 127.0.0.2}}
+snapshot: fleet.bin
+decision_headers: always
+hosts: [eu.example, "localhost:8080"]
+deadline_from: client
+trusted_peers: [10.0.0.0/8, "::1/128"]
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(text)
+    return path
+
+
+def refused(tmp_path: Path, text: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, text))
+    return caught.value
+
+
+def test_every_field_is_read(tmp_path):
+    config = load(write(tmp_path, FULL))
+    assert set(GatewayConfig.__struct_fields__) - {"redis"} == set(re.findall(r"^(\w+):", FULL, re.MULTILINE))
+    first, second = config.routes
+    assert first.deadline == Deadline(total_ms=4000, ttft_ms=400, tpot_ms=50, probability=0.98)
+    assert first.when_infeasible == (Infeasible.DEGRADE, Infeasible.REJECT)
+    assert first.regions.by_country["NO"] == ("eu-north*",)
+    assert second.match.model == "*"
+    assert isinstance(second.policy, PolicyConfig)
+    assert config.auth.clients[0].tenant == "acme"
+    assert config.limits.body_bytes == 1000
+    assert config.limits.header_count == 100
+
+
+def test_the_defaults_are_valid_and_local(tmp_path):
+    assert load(write(tmp_path, "")) == GatewayConfig()
+    check(GatewayConfig())
+    assert loopback(GatewayConfig().listen.host)
+    assert loopback(GatewayConfig().control.host)
+
+
+def test_the_presets_shipped():
+    assert {"cheapest_in_deadline", "p2c", "least_loaded", "round_robin", "nearest", "lowest_cost"} <= set(presets())
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "path", "says"),
+    [
+        ("listen:\n  host: 0.0.0.0\n", 2, "$.listen.host", "open only on loopback"),
+        ("control:\n  host: '::'\n", 2, "$.control.host", "open only on loopback"),
+        ("redis: redis://cache:6379\n", 1, "$.redis", "registry.keys"),
+        ("redis: http://127.0.0.1\n", 1, "$.redis", "redis://HOST:PORT"),
+        ("registries:\n  eu: redis://10.0.0.1\n", 2, "$.registries.eu", "registry.keys"),
+        ("redis: redis://127.0.0.1\nregistries:\n  eu: redis://127.0.0.1\n", 2, "$.registries", "not both"),
+        ("routes:\n- policy: cheapest\n", 2, "$.routes[0].policy", "did you mean `cheapest_in_deadline`?"),
+        ("routes:\n- policy: zzz\n", 2, "$.routes[0].policy", "`round_robin`"),
+        ("routes: []\n", 1, "$.routes", "no route"),
+        ("routes:\n- {}\n- match:\n    model: x\n", 4, "$.routes[1].match.model", "never reached"),
+        ("routes:\n- match: {model: a*}\n- match: {model: ab*}\n", 3, "$.routes[1].match.model", "'a*'"),
+        ("policies:\n  p2c: {}\n", 2, "$.policies.p2c", "preset"),
+        ("routes:\n- deadline: {probability: 0.5}\n", 2, "$.routes[0].deadline.probability", "0.95"),
+        ("routes:\n- deadline:\n    total_ms: 0\n", 3, "$.routes[0].deadline.total_ms", "> 0"),
+        ("routes:\n- deadline:\n    total: 5\n", 3, "$.routes[0].deadline.total", "`total_ms`"),
+        ("routes:\n- deadline:\n    total_ms: 5s\n", 3, "$.routes[0].deadline.total_ms", "`float"),
+        ("routes:\n- cost: {}\n", 2, "$.routes[0].cost", "unknown field"),
+        ("routes:\n- regions: {by_country: {Germany: ['eu']}}\n", 2, "$.routes[0].regions.by_country", "bad key"),
+        ("routes:\n- regions: {by_country: {DE: []}}\n", 2, "$.routes[0].regions.by_country.DE", "length >= 1"),
+        ("routes:\n- regions: {residency: strictly}\n", 2, "$.routes[0].regions.residency", "did you mean `strict`?"),
+        ("routes:\n- when_infeasible: [hope]\n", 2, "$.routes[0].when_infeasible[0]", "`best_effort`"),
+        ("trusted_peers:\n- 10.0.0.0/8\n- 10.0.0.1/8\n", 3, "$.trusted_peers[1]", "CIDR"),
+        ("upstream:\n  source_address: eth0\n", 2, "$.upstream.source_address", "eth0"),
+        ("decision_headers: sometimes\n", 1, "$.decision_headers", "`on_request`"),
+        ("auth:\n  clients:\n  - {id: a, hash: zz}\n", 3, "$.auth.clients[0].hash", "{64}"),
+        ("registry:\n  keys:\n  - {id: a, public_key: zz}\n", 3, "$.registry.keys[0].public_key", "32 bytes"),
+        ("regions:\n  eu: {url: 'https://a', latitude: 91, longitude: 0}\n", 2, "$.regions.eu.latitude", "<= 90"),
+    ],
+)
+def test_mistakes_are_named_by_file_line_path_and_fix(tmp_path, text, line, path, says):
+    error = refused(tmp_path, text)
+    assert (error.path, error.line) == (path, line), str(error)
+    assert says in error.problem
+    assert str(error).startswith(f"{tmp_path}/gateway.yaml:{line}: {path}: ")
+
+
+@pytest.mark.parametrize("where", ["clients", "admins"])
+def test_two_keys_with_one_id(tmp_path, where):
+    key = f"{{id: a, hash: '{KEY}'}}"
+    assert refused(tmp_path, f"auth:\n  {where}:\n  - {key}\n  - {key}\n").path == f"$.auth.{where}[1].id"
+
+
+def test_off_loopback_with_keys(tmp_path):
+    check(GatewayConfig(listen=Listen("127.9.9.9"), control=Listen("localhost", 1)))
+    text = f"listen: {{host: 0.0.0.0}}\nauth: {{clients: [{{id: a, hash: '{KEY}'}}]}}\n"
+    assert load(write(tmp_path, text)).listen.host == "0.0.0.0"
+
+
+def test_residency_is_strict_unless_said_otherwise():
+    assert Regions().residency == "strict"
+
+
+@pytest.mark.parametrize(("host", "local"), [("::1", True), ("10.0.0.1", False), ("example.com", False), ("", False)])
+def test_loopback(host, local):
+    assert loopback(host) == local
