@@ -90,6 +90,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """`score` divided by the reference variant's."""
     agreement: Quality
     """Likeness of the answers to the reference's; how it is counted stands in the manifest's `agreement_metric`."""
+    fidelity: dict[str, float] = {}
+    """Further likeness to the reference's outputs, by name (`cosine`, `recall_at_10`)."""
     latency_ms: dict[str, Latency]
     """By batch size; for text, one decoding step with that many sequences in flight."""
     tokens_per_second: dict[str, float] = {}
