@@ -151,7 +151,7 @@ class Attempt:
             lines += (wire.ATTEMPT, b"%d" % dispatch.attempt)
         if traceparent:
             lines += (wire.TRACEPARENT, traceparent)
-        budget = b"%d" % min(max((self.limit - now) * 1e3, 1), LONGEST_ANNOUNCED_MS)
+        budget = b"%d" % round(min(max((self.limit - now) * 1e3, 1), LONGEST_ANNOUNCED_MS))
         lines += (wire.REQUEST_ID, request_id, wire.DEADLINE, budget, wire.EXPECTED_TIMEOUT, budget)
         lines += (wire.CONTENT_LENGTH, b"%d" % length, wire.HEAD_END)
         return b"".join(lines)

@@ -14,11 +14,10 @@ import logging
 import socket
 import struct
 from collections import deque
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import httptools
 
-from gateway.auth import Client
 from gateway.edge import gate, wire
 from gateway.edge.exchange import Exchange
 from gateway.edge.flow import Outlet
@@ -28,6 +27,9 @@ from gateway.edge.wheel import Alarm
 from gateway.openai import errors, headers
 from policies.reason import TABLE, Reason
 from policies.request import Shed
+
+if TYPE_CHECKING:
+    from gateway.auth import Client
 
 log = logging.getLogger(__name__)
 
@@ -149,9 +151,8 @@ class ClientConnection(asyncio.Protocol, Alarm):
     # asyncio's callbacks.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._outlet = Outlet(transport)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
+        self._outlet = Outlet(self._transport)
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
         self._loopback = _is_loopback(self._peer)
@@ -166,7 +167,7 @@ class ClientConnection(asyncio.Protocol, Alarm):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._refuse(Shed(Reason.BAD_FRAMING))  # unless a callback has said why
         if self._phase is not IDLE:
             self._incomplete(len(data))
@@ -215,14 +216,14 @@ class ClientConnection(asyncio.Protocol, Alarm):
         limits = self._plane.limits
         if self._phase is BODY:
             self._trailers += 1  # dropped: nothing we forward has a place for them
-            if self._trailers > MAX_TRAILERS or len(value) > limits.field_bytes:
+            if self._trailers > MAX_TRAILERS or len(value) > limits.header_bytes:
                 self._stop(Reason.HEADERS_TOO_LARGE)
             return
         weight = len(name) + len(value) + 4
         self._weight += weight
         fields = self._fields
         fields.append((name.lower(), value.rstrip(b" \t")))
-        if weight > limits.field_bytes or self._weight > limits.head_bytes or len(fields) > limits.fields:
+        if weight > limits.header_bytes or self._weight > limits.head_bytes or len(fields) > limits.header_count:
             self._stop(Reason.HEADERS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
@@ -232,14 +233,15 @@ class ClientConnection(asyncio.Protocol, Alarm):
         reason = gate.refusal(head, plane.limits, plane.hosts)
         if reason is not None:
             self._stop(reason)
-        client = plane.keys.client(head.named.get(b"authorization"), self._loopback)
+        named = head.named
+        client = plane.keys.client(named.get(b"authorization"), self._loopback, named.get(b"x-api-key"))
         if isinstance(client, Shed):
             self._refuse(client)
             raise StopParsingError
         self._head = head
         self._client = client
         self._keep = head.modern and parser.should_keep_alive()
-        self._continue = head.modern and b"expect" in head.named
+        self._continue = head.modern and b"expect" in named
 
     def on_body(self, data: bytes) -> None:
         body = self._body

@@ -10,9 +10,9 @@ from __future__ import annotations
 import enum
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from gateway import oip
-from gateway.auth import Client
 from gateway.body import Body, Kind
 from gateway.edge import relay, wire
 from gateway.edge.attempt import STALE_WINDOW, STALL, Attempt
@@ -27,6 +27,9 @@ from policies.reason import TABLE, Reason
 from policies.records import NO_TIMINGS, Timings
 from policies.request import Dispatch, Hold, Request, Shed
 from policies.retry import repeatable
+
+if TYPE_CHECKING:
+    from gateway.auth import Client
 
 log = logging.getLogger(__name__)
 
@@ -304,7 +307,7 @@ class Exchange(Alarm):
             self._relay_rest(link)
         elif reply.complete:
             self._complete(attempt, link, now)
-        elif reply.size > self._plane.limits.unary_buffer_bytes:
+        elif reply.size > self._plane.limits.reply_buffer_bytes:
             self._begin(attempt, link, attempt.named.get(b"content-length"))
             self._relay_rest(link)
         if self.state is BUFFER:
@@ -448,7 +451,8 @@ class Exchange(Alarm):
         streaming = self.state is STREAM
         if streaming and reason is Reason.UPSTREAM_LOST:
             reason = Reason.STREAM_INTERRUPTED
-        self._settle(reason, now, executed=executed)
+        if attempt.outcome is None:  # else a fault of ours came after it
+            self._settle(reason, now, executed=executed)
         self._drop(attempt)
         if streaming:
             self._interrupt(reason)

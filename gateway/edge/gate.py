@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_to_bytes
 
-from gateway.config import Limits
 from policies.reason import Reason
+
+if TYPE_CHECKING:
+    from gateway.config import Limits
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -38,9 +41,10 @@ class Head:
     @property
     def forwarded(self) -> bytes | None:
         """What proxies before us claim about the client's address; who believes it is geo.py's to decide."""
-        if b"x-forwarded-for" not in self.named:
-            return None
-        return b",".join(value for name, value in self.fields if name == b"x-forwarded-for")
+        for claim in (b"x-forwarded-for", b"forwarded"):
+            if claim in self.named:
+                return b",".join(value for name, value in self.fields if name == claim)
+        return None
 
     @property
     def modern(self) -> bool:
@@ -49,11 +53,12 @@ class Head:
 
 
 Hosts = frozenset[bytes]
-"""Lower-case host names we answer for; empty means any."""
+"""Lower-case values of Host we answer for, with or without a port; empty means any."""
 SINGLE = frozenset(
     (
         b"host",
         b"authorization",
+        b"x-api-key",
         b"content-type",
         b"content-encoding",
         b"expect",
@@ -107,7 +112,9 @@ def host(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
     found = HOST.fullmatch(value)
     if not found or int(found[2] or 0) > 65535:
         return Reason.BAD_FRAMING
-    return None if not hosts or found[1].lower() in hosts else Reason.MISDIRECTED
+    if not hosts or found[1].lower() in hosts or value.lower() in hosts:
+        return None
+    return Reason.MISDIRECTED
 
 
 def names(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
@@ -142,7 +149,7 @@ def expect(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
 
 def sizes(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
     """12: what the head may weigh. The connection has bounded it while it arrived; this is the exact limit."""
-    if len(head.fields) > limits.fields or len(head.target) > limits.url_bytes:
+    if len(head.fields) > limits.header_count or len(head.target) > limits.url_bytes:
         return Reason.HEADERS_TOO_LARGE
     return None
 

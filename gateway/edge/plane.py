@@ -9,18 +9,19 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from gateway.auth import Keys
-from gateway.config import Limits
-from gateway.edge.upstream import Pools
-from gateway.edge.wheel import TimerWheel
-from gateway.geo import Locator
-from gateway.ring import Ring
-from gateway.routes import Routes
-from gateway.steer import Steering
-from gateway.telemetry import Telemetry
-from policies.router import Router
+if TYPE_CHECKING:
+    from gateway.auth import Keys
+    from gateway.config import Limits
+    from gateway.edge.upstream import Pools
+    from gateway.edge.wheel import TimerWheel
+    from gateway.geo import Locator
+    from gateway.ring import Ring
+    from gateway.routes import Routes
+    from gateway.steer import Steering
+    from gateway.telemetry import Telemetry
+    from policies.router import Router
 
 DecisionHeaders = Literal["on_request", "always", "never"]
 

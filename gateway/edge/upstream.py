@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, cast
 
 import httptools
 
@@ -120,6 +120,15 @@ class Caller(Protocol):
     def broke(self) -> None: ...
 
 
+def _tell(caller: Caller, event: Callable[..., None], *args: Any) -> None:
+    """Pass an event on; a fault of ours in it ends that exchange, not the connection of another."""
+    try:
+        event(*args)
+    except Exception:
+        log.exception("%r failed", caller)
+        caller.broke()
+
+
 class Link(asyncio.Protocol):
     """One connection to a worker: idle in its pool, or working for exactly one exchange."""
 
@@ -167,36 +176,31 @@ class Link(asyncio.Protocol):
     # asyncio's callbacks.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
 
     def data_received(self, data: bytes) -> None:
         try:
             self.reply.parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._garbled()
             return
         caller = self.caller
         if caller is None:
             self.close()
-            return
-        try:
-            caller.received(self)
-        except Exception:
-            log.exception("%r failed", caller)
-            caller.broke()
+        else:
+            _tell(caller, caller.received, self)
 
     def _garbled(self) -> None:
         caller = self.caller
         self.close()
         if caller is not None:
-            caller.garbled(self)
+            _tell(caller, caller.garbled, self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         caller, self.caller = self.caller, None
         self._pool.drop(self)
         if caller is not None:
-            caller.lost(self, exc is None)
+            _tell(caller, caller.lost, self, exc is None)
 
 
 class Pool:
@@ -237,7 +241,8 @@ class Pool:
     def put(self, link: Link) -> None:
         """A link is free: to whoever waits longest, else idle."""
         if self._waiting:
-            self._hand(link)
+            caller = self._next()
+            _tell(caller, caller.connected, link)
         else:
             link.idle_since = self._pools.clock()
             self._idle[link] = None
@@ -252,31 +257,29 @@ class Pool:
         self._waiting[caller] = None
         if len(self._links) + self.connecting < self._pools.max_connections:
             self.connecting += 1
-            self._pools.spawn(self._connect(seconds))
+            self._pools.dial(self, seconds)
+
+    def opened(self, link: Link) -> None:
+        """A connection was made."""
+        self.connecting -= 1
+        self._links.add(link)
+        self.put(link)
+
+    def failed(self) -> None:
+        """A connection could not be made."""
+        self.connecting -= 1
+        if len(self._waiting) > self.connecting:  # else whoever it was for has found another link
+            caller = self._next()
+            _tell(caller, caller.unreachable)
 
     def forget(self, caller: Caller) -> None:
         """The caller waits no longer."""
         self._waiting.pop(caller, None)
 
-    def _hand(self, link: Link) -> None:
+    def _next(self) -> Caller:
         caller = next(iter(self._waiting))
         del self._waiting[caller]
-        caller.connected(link)
-
-    async def _connect(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                link = await self._pools.open(self)
-        except (OSError, TimeoutError):
-            self.connecting -= 1
-            if len(self._waiting) > self.connecting:  # else whoever it was for has found another link
-                caller = next(iter(self._waiting))
-                del self._waiting[caller]
-                caller.unreachable()
-            return
-        self.connecting -= 1
-        self._links.add(link)
-        self.put(link)
+        return caller
 
     def sweep(self, before: float) -> None:
         """Close the links that have been idle since before `before`."""
@@ -311,7 +314,7 @@ class Pools(Alarm):
         clock: Callable[[], float],
         *,
         source: str | None = None,
-        connect_seconds: float = 0.3,
+        connect_timeout: float = 0.3,
         idle_seconds: float = 60.0,
         max_connections: int = 1024,
     ) -> None:
@@ -344,22 +347,26 @@ class Pools(Alarm):
                 del self._pools[address]
         self._wheel.set(self, now + SWEEP_SECONDS)
 
-    def spawn(self, connecting: Coroutine[Any, Any, None]) -> None:
-        """Run the making of one connection; a task per connection, never per request."""
-        task = asyncio.get_running_loop().create_task(connecting)
+    def dial(self, pool: Pool, seconds: float) -> None:
+        """Make one connection for the pool, which is told how it went. A task per connection, never per request."""
+        task = asyncio.get_running_loop().create_task(self._dial(pool, seconds))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def open(self, pool: Pool) -> Link:
-        """Connect to the pool's address from our source address, if one is configured. Raises OSError."""
+    async def _dial(self, pool: Pool, seconds: float) -> None:
         host, _, port = pool.address.rpartition(":")
-        _, link = await asyncio.get_running_loop().create_connection(
-            lambda: Link(pool),
-            host.strip("[]"),
-            int(port),
-            local_addr=(self._source, 0) if self._source else None,
-        )
-        return link
+        try:
+            async with asyncio.timeout(seconds):
+                _, link = await asyncio.get_running_loop().create_connection(
+                    lambda: Link(pool),
+                    host.strip("[]"),
+                    int(port),
+                    local_addr=(self._source, 0) if self._source else None,
+                )
+        except (OSError, OverflowError, TimeoutError):  # a port above 65535 overflows
+            pool.failed()
+        else:
+            pool.opened(link)
 
     def close(self) -> None:
         self._wheel.clear(self)
