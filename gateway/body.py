@@ -19,21 +19,18 @@ MAX_DEPTH = 64
 class Kind(enum.Enum):
     """What is asked for, by path: it decides what comes back, and whether tokens are generated."""
 
-    CHAT = "chat"
-    COMPLETION = "completion"
-    RESPONSE = "response"
-    EMBEDDING = "embedding"
-    RERANK = "rerank"
-    TENSOR = "tensor"
-    OTHER = "other"
+    CHAT = ("chat", True)
+    COMPLETION = ("completion", True)
+    RESPONSE = ("response", True)
+    EMBEDDING = ("embedding", False)
+    RERANK = ("rerank", False)
+    TENSOR = ("tensor", False)
+    OTHER = ("other", False)
 
-    @property
-    def generates(self) -> bool:
-        """Whether the answer grows with generated tokens."""
-        return self in _GENERATING
-
-
-_GENERATING = frozenset({Kind.CHAT, Kind.COMPLETION, Kind.RESPONSE})
+    def __init__(self, label: str, generates: bool) -> None:
+        self.label = label
+        self.generates = generates
+        """Whether the answer grows with generated tokens. A plain attribute: it is read for every request."""
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):

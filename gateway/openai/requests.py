@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -36,13 +36,6 @@ MAX_AFFINITY = 512
 MAX_NAMES = 64
 """Names in one list of `provider`."""
 
-_KINDS = {
-    b"/v1/chat/completions": Kind.CHAT,
-    b"/v1/completions": Kind.COMPLETION,
-    b"/v1/responses": Kind.RESPONSE,
-    b"/v1/embeddings": Kind.EMBEDDING,
-    b"/v1/rerank": Kind.RERANK,
-}
 _LIMIT_FIELDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 """The newer names win: OpenAI deprecates `max_tokens` in their favour."""
 _AFFINITY_FIELDS = ("prompt_cache_key", "user")
@@ -53,6 +46,8 @@ _ESCAPED_LETTER = re.compile(rb"\\u00[567]")
 """An escape that may stand for a letter or `_` of a routing key; ordinary encoders write none."""
 
 Document = dict[str, Any]
+Size = Callable[[Document, int], tuple[float, int]]
+"""(document, bytes of the body) -> (estimated prompt tokens, items)"""
 
 
 class _FieldError(Exception):
@@ -75,14 +70,14 @@ def read(path: bytes, raw: bytes) -> Body | Shed:
     twice = _sent_twice(raw, document)
     if twice is not None:
         return Shed(Reason.BAD_REQUEST, "This field may appear once only.", twice)
-    kind = _KINDS.get(path) or _KINDS.get(path.partition(b"?")[0], Kind.OTHER)
+    kind, size = _PATHS.get(path) or _PATHS.get(path.partition(b"?")[0], _OTHER)
     try:
-        return _body(kind, document, len(raw))
+        return _body(kind, size, document, len(raw))
     except _FieldError as bad:
         return bad.shed
 
 
-def _body(kind: Kind, document: Document, size: int) -> Body:
+def _body(kind: Kind, size: Size, document: Document, length: int) -> Body:
     find = document.get
     model = find("model")
     if type(model) is not str or not 0 < len(model) <= MAX_NAME:
@@ -90,17 +85,17 @@ def _body(kind: Kind, document: Document, size: int) -> Body:
     stream = find("stream")
     if stream is not None and type(stream) is not bool:
         raise _FieldError("stream", "true or false")
-    prompt_tokens, items = _SIZES[kind](document, size)
+    prompt_tokens, items = size(document, length)
     provider = find("provider")
     return Body(
         kind=kind,
         model=model,
-        bytes=size,
+        bytes=length,
         stream=stream is True,
         prompt_tokens=prompt_tokens,
         max_tokens=_max_tokens(document),
         output_tokens=_expected_tokens(document) if "nvext" in document else None,
-        choices=_choices(document) if kind.generates else 1,
+        choices=_choices(document) if "n" in document or "best_of" in document else 1,
         items=items,
         has_provider="provider" in document,
         provider=None if provider is None else _provider(provider),
@@ -150,7 +145,7 @@ def _expected_tokens(document: Document) -> float | None:
     return float(hints) if type(hints) is int and 0 <= hints <= MAX_TOKENS else None
 
 
-# Sizes: each gives (estimated prompt tokens, items). What they do not recognise is the worker's to refuse.
+# Sizes. What they do not recognise is the worker's to refuse.
 
 
 def _text_tokens(text: str) -> float:
@@ -184,7 +179,7 @@ def _json_tokens(value: object) -> float:
     return len(orjson.dumps(value)) / BYTES_PER_TOKEN
 
 
-def _chat_size(document: Document, size: int) -> tuple[float, int]:
+def _chat_size(document: Document, length: int) -> tuple[float, int]:
     messages = document.get("messages")
     if type(messages) is not list or not messages:
         raise _FieldError("messages", "an array of messages, not empty")
@@ -192,7 +187,7 @@ def _chat_size(document: Document, size: int) -> tuple[float, int]:
     return _conversation_tokens(messages) + (_json_tokens(tools) if tools else 0.0), 1
 
 
-def _response_size(document: Document, size: int) -> tuple[float, int]:
+def _response_size(document: Document, length: int) -> tuple[float, int]:
     given = document.get("input")
     tokens = _conversation_tokens(given) if type(given) is list else _content_tokens(given)
     tools = document.get("tools")
@@ -214,32 +209,32 @@ def _inputs_size(document: Document, key: str) -> tuple[float, int]:
     return tokens, len(given)
 
 
-def _completion_size(document: Document, size: int) -> tuple[float, int]:
+def _completion_size(document: Document, length: int) -> tuple[float, int]:
     return _inputs_size(document, "prompt")
 
 
-def _embedding_size(document: Document, size: int) -> tuple[float, int]:
+def _embedding_size(document: Document, length: int) -> tuple[float, int]:
     return _inputs_size(document, "input")
 
 
-def _rerank_size(document: Document, size: int) -> tuple[float, int]:
+def _rerank_size(document: Document, length: int) -> tuple[float, int]:
     documents = document.get("documents")
     if type(documents) is not list or not 0 < len(documents) <= MAX_ITEMS:
         raise _FieldError("documents", f"an array of 1 to {MAX_ITEMS} documents")
-    return size / BYTES_PER_TOKEN, len(documents)
+    return length / BYTES_PER_TOKEN, len(documents)
 
 
-def _other_size(document: Document, size: int) -> tuple[float, int]:
-    return size / BYTES_PER_TOKEN, 1
+def _other_size(document: Document, length: int) -> tuple[float, int]:
+    return length / BYTES_PER_TOKEN, 1
 
 
-_SIZES = {
-    Kind.CHAT: _chat_size,
-    Kind.COMPLETION: _completion_size,
-    Kind.RESPONSE: _response_size,
-    Kind.EMBEDDING: _embedding_size,
-    Kind.RERANK: _rerank_size,
-    Kind.OTHER: _other_size,
+_OTHER = (Kind.OTHER, _other_size)
+_PATHS: dict[bytes, tuple[Kind, Size]] = {
+    b"/v1/chat/completions": (Kind.CHAT, _chat_size),
+    b"/v1/completions": (Kind.COMPLETION, _completion_size),
+    b"/v1/responses": (Kind.RESPONSE, _response_size),
+    b"/v1/embeddings": (Kind.EMBEDDING, _embedding_size),
+    b"/v1/rerank": (Kind.RERANK, _rerank_size),
 }
 
 

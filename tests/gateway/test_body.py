@@ -50,4 +50,4 @@ def test_it_agrees_with_a_walk_over_the_parsed_document(document, extra):
 
 @pytest.mark.parametrize("kind", Kind)
 def test_only_text_answers_generate(kind):
-    assert kind.generates == (kind.value in {"chat", "completion", "response"})
+    assert kind.generates == (kind.label in {"chat", "completion", "response"})
