@@ -3,6 +3,8 @@ from pathlib import Path
 
 import maxminddb
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
@@ -227,3 +229,11 @@ def test_the_rightmost_untrusted_address_counts(database, peer, forwarded, count
 )
 def test_nonsense_is_unknown(database, forwarded):
     assert Locator(database, TRUSTED).locate(PROXY, forwarded) is UNKNOWN
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=30), st.binary(max_size=60) | st.text('0123456789.:,[]"for=; ', max_size=60).map(str.encode))
+def test_no_input_raises(database, peer, forwarded):
+    locator = Locator(database, TRUSTED)
+    assert isinstance(locator.locate(peer, forwarded), Place)
+    assert isinstance(locator.locate(PROXY, forwarded), Place)

@@ -2,6 +2,8 @@ import random
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.body import Body, Kind
 from gateway.oip import MAX_ITEMS, Target, metadata, read, target, upstream_path
@@ -152,3 +154,12 @@ def test_an_empty_fleet_is_live_but_not_ready():
     shed = metadata(b"/v2/health/ready", empty)
     assert isinstance(shed, Shed)
     assert shed.reason is Reason.NO_CAPACITY
+
+
+@given(
+    st.binary(max_size=60) | st.text('{}[]":,\\ inputshape019-', max_size=60).map(str.encode), st.binary(max_size=30)
+)
+def test_any_bytes_are_read_or_refused(raw, tail):
+    assert isinstance(read(INFER, raw), Body | Shed)
+    assert isinstance(read(INFER, b'{"inputs":[{"shape":[1],"data":' + raw), Body | Shed)
+    assert isinstance(read(b"/v2/models/" + tail, tensor(1)), Body | Shed)

@@ -2,6 +2,8 @@ import random
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.openai.headers import MAX_SECONDS, NOTHING, TABLE, Asked, make_id, parse
 from policies.reason import Reason
@@ -189,3 +191,19 @@ def test_made_ids_are_valid_and_differ():
     first, second = make_id(rng), make_id(rng)
     assert first != second
     assert asked((b"x-request-id", first.encode())).request_id == first
+
+
+names = st.sampled_from([row.name for row in TABLE])
+values = st.binary(max_size=40) | st.text("0123456789.eE+-mSnH*, ", max_size=12).map(str.encode)
+
+
+@given(st.lists(st.tuples(names, values), max_size=8))
+def test_any_bytes_are_read_or_refused_and_durations_stay_in_range(headers):
+    result = parse(headers)
+    if isinstance(result, Shed):
+        assert result.param is not None
+        assert result.param.encode() in {name for name, _ in headers}
+        return
+    assert len({name for name, _ in headers}) == len(headers)
+    for duration in (result.deadline, result.ttft, result.tpot, result.max_wait):
+        assert duration is None or 0 <= duration <= MAX_SECONDS or duration == INFINITE

@@ -323,3 +323,21 @@ def test_members_are_the_pairs_of_the_standard_parser(raw):
     assert len(listed) == len(pairs)
     for member, (_, value) in zip(listed, pairs, strict=True):
         assert json.loads(raw[member.value : member.end], object_pairs_hook=lambda found: found) == value
+
+
+@given(
+    st.binary(max_size=60)
+    | st.text('{}[]":,\\\\ abcmodel01', max_size=60).map(str.encode)
+    | json_values.map(orjson.dumps)
+)
+def test_any_bytes_are_read_or_refused(raw):
+    for path in (CHAT, b"/v1/completions", b"/v1/embeddings", b"/v1/responses", b"/v1/rerank", b"/v1/x", b""):
+        assert isinstance(read(path, raw), Body | Shed)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["model", "messages", "input", "prompt", "tools", "provider", "n"]), json_values)
+)
+def test_any_object_is_read_or_refused(document):
+    for path in (CHAT, b"/v1/completions", b"/v1/embeddings", b"/v1/responses", b"/v1/rerank", b"/v1/x"):
+        assert isinstance(read(path, orjson.dumps({"model": "m", **document})), Body | Shed)
