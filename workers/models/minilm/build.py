@@ -39,7 +39,19 @@ CONTEXT = 256
 TIMED_TOKENS = 32
 """Length of the texts that the latencies are measured on."""
 NEIGHBOURS = 10
-TOPICS = {"capital", "country", "continent", "opposite", "young", "sound", "symbol", "number", "status", "count", "word"}
+TOPICS = {
+    "capital",
+    "country",
+    "continent",
+    "opposite",
+    "young",
+    "sound",
+    "symbol",
+    "number",
+    "status",
+    "count",
+    "word",
+}
 """The sums are left out: to an embedding, `3 plus 4` and `4 plus 3` are one sentence."""
 
 

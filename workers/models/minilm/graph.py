@@ -22,7 +22,7 @@ LAYERS = 6
 EPSILON = 1e-12
 OPSET = 20
 """The first with Gelu as one operator."""
-SAFETENSORS_TYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I64": np.dtype("<i8")}
+SAFETENSORS_TYPES: dict[str, np.dtype] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I64": np.dtype("<i8")}
 
 
 def read_safetensors(raw: bytes) -> dict[str, np.ndarray]:
@@ -52,7 +52,7 @@ def build(weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
 
-    def put(name: str, value: np.ndarray) -> str:
+    def put(name: str, value: np.ndarray | np.generic) -> str:
         constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 

@@ -62,7 +62,7 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
 
-    def put(self, name: str, value: np.ndarray) -> str:
+    def put(self, name: str, value: np.ndarray | np.generic) -> str:
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
@@ -148,7 +148,7 @@ class _Int8:
         )
 
 
-PRECISIONS = {"fp32": _Float, "int8": _Int8}
+PRECISIONS: dict[str, type[_Float | _Int8]] = {"fp32": _Float, "int8": _Int8}
 
 
 def build(shape: Shape, weights: Mapping[str, np.ndarray], precision: str = "fp32") -> onnx.ModelProto:

@@ -1,0 +1,61 @@
+"""The tensor engine: what it describes, runs and refuses."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workers.engines import TensorSpec
+from workers.engines.onnx import OnnxEngine, open_session
+from workers.manifest import packaged
+
+MODEL = packaged("digits").parent / "digits.fp32.onnx"
+
+
+@pytest.fixture(scope="module")
+def engine() -> OnnxEngine:
+    return OnnxEngine(MODEL)
+
+
+def test_it_describes_the_model_in_protocol_terms(engine: OnnxEngine):
+    assert engine.inputs == (TensorSpec("pixels", "FP32", (-1, 64)),)
+    assert engine.outputs == (TensorSpec("probabilities", "FP32", (-1, 10)),)
+
+
+def test_a_batch_gives_the_same_as_its_items_alone(engine: OnnxEngine):
+    pixels = np.random.default_rng(0).uniform(0, 16, (5, 64)).astype(np.float32)
+    together = engine.run({"pixels": pixels})["probabilities"]
+    alone = np.concatenate([engine.run({"pixels": pixels[i : i + 1]})["probabilities"] for i in range(5)])
+    assert together.shape == (5, 10)
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({}, "input 'pixels' is missing"),
+        ({"pixels": np.zeros((1, 64), np.float64)}, "input 'pixels' must be FP32, not float64"),
+        ({"pixels": np.zeros((1, 63), np.float32)}, r"input 'pixels' must have shape \[-1, 64\], not \[1, 63\]"),
+        ({"pixels": np.zeros(64, np.float32)}, r"must have shape \[-1, 64\], not \[64\]"),
+        ({"pixels": np.zeros((0, 64), np.float32)}, "input 'pixels' is empty"),
+        ({"pixels": np.zeros((1, 64), np.float32), "x": np.zeros(1)}, "unknown input 'x': the model takes pixels"),
+    ],
+)
+def test_a_bad_input_is_refused_by_name(engine: OnnxEngine, feeds: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        engine.run(feeds)
+
+
+def test_a_session_uses_one_thread():
+    options = open_session(MODEL).get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
+
+
+def test_a_file_that_is_no_graph_is_named(tmp_path: Path):
+    path = tmp_path / "broken.onnx"
+    with pytest.raises(ValueError, match=r"broken\.onnx: no such model file"):
+        OnnxEngine(path)
+    path.write_bytes(b"not a graph")
+    with pytest.raises(ValueError, match=r"broken\.onnx: ONNX Runtime cannot load it"):
+        OnnxEngine(path)

@@ -1,0 +1,53 @@
+"""The arithmetic of the measurements."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from workers.manifest import Latency
+from workers.models import measure
+
+
+def test_latency_is_in_milliseconds_by_percentile():
+    assert measure.latency([i / 1000 for i in range(101)]) == Latency(50.0, 90.0, 99.0)
+
+
+def test_timed_leaves_the_warm_up_out():
+    calls = itertools.count()
+    took = measure.timed(lambda: next(calls), 0, fewest=5)
+    assert len(took) == 5
+    assert next(calls) == 8
+    assert all(seconds >= 0 for seconds in took)
+
+
+def test_a_tensor_curve_meets_its_two_ends():
+    curve = measure.tensor_curve({"1": Latency(2, 0, 0), "8": Latency(9, 0, 0), "32": Latency(33, 0, 0)})
+    assert curve.base == pytest.approx(0.002)
+    assert curve.base + 31 * curve.item == pytest.approx(0.033)
+
+
+def test_a_batch_that_costs_nothing_more_has_no_item_cost():
+    assert measure.tensor_curve({"1": Latency(2, 0, 0), "32": Latency(1.9, 0, 0)}).item == 0
+
+
+def test_the_interval_matches_the_published_one():
+    """Agresti and Coull 1998 give Wilson's interval for 15 of 20 as 0.531 to 0.888."""
+    assert measure.wilson(15, 20) == pytest.approx((0.531, 0.888), abs=5e-4)
+    low, high = measure.wilson(50, 50)
+    assert 0.9 < low < high == 1
+
+
+def test_a_file_is_described_by_its_bytes(tmp_path: Path):
+    path = tmp_path / "x.bin"
+    path.write_bytes(b"abc")
+    described = measure.described(path)
+    assert (described.file, described.bytes) == ("x.bin", 3)
+    assert described.sha256.startswith("ba7816bf")  # FIPS 180-2, appendix B.1
+
+
+def test_the_host_says_what_it_is():
+    host = measure.host()
+    assert host.cpu
+    assert host.threads == 1
+    assert host.clock == "cpu"
