@@ -52,8 +52,8 @@ def test_a_bound_is_named():
 
 
 def test_an_unknown_field_names_the_nearest():
-    error = wrong("homes:\n- street: a\n  flor: 3\n")
-    assert str(error) == "town.yaml:3: $.homes[0].flor: unknown field: did you mean `floor`?"
+    error = wrong("homes:\n- street: a\n  floors: 3\n")
+    assert str(error) == "town.yaml:3: $.homes[0].floors: unknown field: did you mean `floor`?"
 
 
 def test_an_unknown_field_like_no_other_lists_all():
