@@ -8,18 +8,17 @@ The contract with the host stands in `workers/engines/slots.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+
+from workers.models.writer import FUSED, Writer, floats, longs
 
 OPSET = 20
 """Everything used exists there; later opsets bring nothing this graph needs."""
-FUSED = "com.microsoft"
-"""ONNX Runtime's own operators: one kernel for a rotary embedding or a residual with its norm, where ONNX needs six."""
 EPSILON = 1e-5
 QUANTIZED_BLOCK = 64
 """Weights that share a scale: divides every matrix here; 32 is no more accurate and costs 6 % in size."""
@@ -55,27 +54,6 @@ def rotations(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
-class _Graph:
-    """Collects nodes and initializers; every method returns the name of what it made."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
-
-    def put(self, name: str, value: np.ndarray | np.generic) -> str:
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-    def add(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
-        self.add_many(op, inputs, [output], domain, **attributes)
-        return output
-
-    def add_many(
-        self, op: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attributes: Any
-    ) -> None:
-        self.nodes.append(helper.make_node(op, inputs, outputs, outputs[0], domain=domain, **attributes))
-
-
 def quantize(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Round [in, out] weights to symmetric int8, one scale per `QUANTIZED_BLOCK` inputs of an output.
 
@@ -90,7 +68,7 @@ def quantize(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class _Float:
     """Weights as they are."""
 
-    def __init__(self, g: _Graph, weights: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, g: Writer, weights: Mapping[str, np.ndarray]) -> None:
         self._g, self._weights = g, weights
 
     def linear(self, x: str, weight: str, output: str) -> str:
@@ -108,7 +86,7 @@ class _Int8:
     """Weights of 8 bits. Activations are rounded row by row, so a sequence's numbers don't depend on its batch, as they
     would with the usual one scale for the whole activation tensor."""
 
-    def __init__(self, g: _Graph, weights: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, g: Writer, weights: Mapping[str, np.ndarray]) -> None:
         self._g, self._weights = g, weights
 
     def linear(self, x: str, weight: str, output: str) -> str:
@@ -121,9 +99,9 @@ class _Int8:
         codes = self._g.add(
             "Cast", [self._g.add("Gather", ["embedding", tokens], "codes")], "coded", to=TensorProto.FLOAT
         )
-        centred = self._g.add("Sub", [codes, self._g.put("middle", np.float32(128).reshape(()))], "centred")
+        centred = self._g.add("Sub", [codes, self._g.scalar("middle", 128)], "centred")
         scales = self._g.add("Gather", ["embedding.scales", tokens], "code_scales")
-        scales = self._g.add("Unsqueeze", [scales, self._g.put("last_axis", np.array([-1], np.int64))], "block_scales")
+        scales = self._g.add("Unsqueeze", [scales, self._g.integers("last_axis", [-1])], "block_scales")
         return self._g.add("Reshape", [self._g.add("Mul", [centred, scales], "scaled"), "flat"], output)
 
     def head(self, x: str, output: str) -> str:
@@ -157,23 +135,23 @@ def build(shape: Shape, weights: Mapping[str, np.ndarray], precision: str = "fp3
     `weights` holds `embedding` and `norm`, and for each layer L: `L.attention_norm`, `L.qkv`, `L.out`, `L.mlp_norm`,
     `L.gate_up`, `L.down`. Matrices are [in, out]; the output head is the embedding transposed.
     """
-    g = _Graph()
+    g = Writer()
     store = PRECISIONS[precision](g, weights)
     cosine, sine = rotations(shape)
     g.put("cosine", cosine)
     g.put("sine", sine)
-    g.put("scale", np.float32(1 / math.sqrt(shape.head_width)).reshape(()))
-    g.put("widths", np.array([shape.width + shape.cached_width, shape.cached_width], np.int64))
-    g.put("qk_widths", np.array([shape.width, shape.cached_width], np.int64))
-    g.put("halves", np.array([shape.hidden, shape.hidden], np.int64))
-    g.put("flat", np.array([-1, shape.width], np.int64))
-    g.put("leading", np.array([0], np.int64))
+    g.scalar("scale", 1 / math.sqrt(shape.head_width))
+    g.integers("widths", [shape.width + shape.cached_width, shape.cached_width])
+    g.integers("qk_widths", [shape.width, shape.cached_width])
+    g.integers("halves", [shape.hidden, shape.hidden])
+    g.integers("flat", [-1, shape.width])
+    g.integers("leading", [0])
     group = shape.heads // shape.cached_heads
     # [slots, chunk] rows of queries, split by cached head: each cached head serves `group` query heads.
-    g.put("q_shape", np.array([0, -1, shape.cached_heads, group, shape.head_width], np.int64))
-    g.put("q_rows", np.array([0, shape.cached_heads, -1, shape.head_width], np.int64))
-    g.put("kv_shape", np.array([0, -1, shape.cached_heads, shape.head_width], np.int64))
-    g.put("q_split", np.array([0, shape.cached_heads, group, -1, shape.head_width], np.int64))
+    g.integers("q_shape", [0, -1, shape.cached_heads, group, shape.head_width])
+    g.integers("q_rows", [0, shape.cached_heads, -1, shape.head_width])
+    g.integers("kv_shape", [0, -1, shape.cached_heads, shape.head_width])
+    g.integers("q_split", [0, shape.cached_heads, group, -1, shape.head_width])
     _spans(g)
 
     x = store.embedding("tokens", "embedded")
@@ -190,7 +168,7 @@ def build(shape: Shape, weights: Mapping[str, np.ndarray], precision: str = "fp3
     return _model(g, shape)
 
 
-def _spans(g: _Graph) -> None:
+def _spans(g: Writer) -> None:
     """Split points between cached and new positions: [cached length, chunk length], read off the mask and index."""
     g.add("Shape", ["rows"], "chunk", start=1, end=2)
     g.add("Shape", ["mask"], "columns", start=3, end=4)
@@ -198,18 +176,18 @@ def _spans(g: _Graph) -> None:
     g.add("Concat", ["cached", "chunk"], "spans", axis=0)
 
 
-def _norm(g: _Graph, x: str, weight: str, output: str) -> str:
+def _norm(g: Writer, x: str, weight: str, output: str) -> str:
     return g.add("SimplifiedLayerNormalization", [x, weight], output, axis=-1, epsilon=EPSILON)
 
 
-def _add_norm(g: _Graph, x: str, added: str, weight: str, output: str) -> tuple[str, str]:
+def _add_norm(g: Writer, x: str, added: str, weight: str, output: str) -> tuple[str, str]:
     """`x + added`, and its norm, in one kernel."""
     outputs = [f"{output}.normed", "", "", f"{output}.sum"]
     g.add_many("SkipSimplifiedLayerNormalization", [x, added, weight], outputs, FUSED, epsilon=EPSILON)
     return outputs[3], outputs[0]
 
 
-def _attention(g: _Graph, shape: Shape, layer: int, x: str, store: _Float | _Int8) -> str:
+def _attention(g: Writer, shape: Shape, layer: int, x: str, store: _Float | _Int8) -> str:
     def name(part: str) -> str:
         return f"{layer}.{part}"
 
@@ -259,7 +237,7 @@ def _attention(g: _Graph, shape: Shape, layer: int, x: str, store: _Float | _Int
     return store.linear(mixed, name("out"), name("attended"))
 
 
-def _mlp(g: _Graph, layer: int, x: str, store: _Float | _Int8) -> str:
+def _mlp(g: Writer, layer: int, x: str, store: _Float | _Int8) -> str:
     def name(part: str) -> str:
         return f"{layer}.{part}"
 
@@ -270,20 +248,14 @@ def _mlp(g: _Graph, layer: int, x: str, store: _Float | _Int8) -> str:
     return store.linear(product, name("down"), name("fed"))
 
 
-def _model(g: _Graph, shape: Shape) -> onnx.ModelProto:
-    def floats(name: str, *dimensions: int | str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, dimensions)
-
-    def integers(name: str, *dimensions: int | str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.INT64, dimensions)
-
+def _model(g: Writer, shape: Shape) -> onnx.ModelProto:
     heads, width = shape.cached_heads, shape.head_width
     inputs = [
-        integers("tokens", "tokens"),
-        integers("positions", 1, "tokens"),
-        integers("rows", "slots", "chunk"),
-        integers("cells", "tokens"),
-        integers("last", "answers"),
+        longs("tokens", "tokens"),
+        longs("positions", 1, "tokens"),
+        longs("rows", "slots", "chunk"),
+        longs("cells", "tokens"),
+        longs("last", "answers"),
         floats("mask", "slots", 1, "queries", "columns"),
     ]
     for layer in range(shape.layers):
@@ -294,8 +266,6 @@ def _model(g: _Graph, shape: Shape) -> onnx.ModelProto:
         floats("new_keys", "tokens", shape.layers * shape.cached_width),
         floats("new_values", "tokens", shape.layers * shape.cached_width),
     ]
-    graph = helper.make_graph(g.nodes, "decoder", inputs, outputs, g.initializers)
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(FUSED, 1)]
-    model = helper.make_model(graph, opset_imports=opsets, producer_name="isochrone", ir_version=10)
+    model = g.model("decoder", inputs, outputs, OPSET, ir_version=10)
     helper.set_model_props(model, {"shape": msgspec.json.encode(shape).decode()})
     return model
