@@ -21,11 +21,9 @@ from msgspec import Meta
 from gateway import configfile
 from gateway.configfile import ConfigError as ConfigError  # what `load` and `check` raise
 from policies.config import PolicyConfig
+from policies.estimate import CLASSES
 from policies.records import Id
 from policies.request import Infeasible
-
-PROBABILITIES = (0.90, 0.95, 0.98, 0.99)
-"""How surely a deadline may be asked for: each is calibrated by itself, so there are few."""
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 PositiveMs = Annotated[float, Meta(gt=0, le=86_400_000)]
@@ -101,7 +99,7 @@ class Deadline(_Section, frozen=True):
     ttft_ms: PositiveMs | None = None
     tpot_ms: PositiveMs | None = None
     probability: float = 0.95
-    """One of `PROBABILITIES`."""
+    """One of `CLASSES`."""
 
 
 class Quality(_Section, frozen=True):
@@ -210,6 +208,8 @@ class GatewayConfig(_Section, frozen=True):
     regions: dict[Id, Site] = {}
     """Region -> the gateway there, for steering."""
     probes: ProbesConfig = ProbesConfig()
+    health: HealthConfig = HealthConfig()
+    """When a worker is taken out, and how it comes back."""
     limits: Limits = Limits()
     upstream: Upstream = Upstream()
     snapshot: str | None = None
@@ -323,8 +323,8 @@ def _check_routes(config: GatewayConfig) -> None:
         if hidden is not None:
             raise ConfigError(f"{path}.match.model", f"never reached, {hidden!r} above takes it: move it up")
         patterns.append(route.match.model)
-        if route.deadline.probability not in PROBABILITIES:
-            classes = ", ".join(map(str, PROBABILITIES))
+        if route.deadline.probability not in CLASSES:
+            classes = ", ".join(map(str, CLASSES))
             raise ConfigError(f"{path}.deadline.probability", f"not a known class: write one of {classes}")
 
 

@@ -94,7 +94,7 @@ class Routes:
             return selection
         config, flex, provider = route.config, body.service_tier == FLEX, body.provider
         start = arrived - client_rtt if self._from_client else arrived
-        floor = config.quality.min if asked.min_quality is None else asked.min_quality
+        floor = max(config.quality.min, asked.min_quality or 0.0)  # a client may raise the owner's floor only
         tokens = _output_tokens(config, body)
         return Request(
             id=request_id,

@@ -6,6 +6,7 @@ Both come out as values: a `Shed` names the reason, the field it is about and, w
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import msgspec
 
@@ -18,7 +19,7 @@ MAX_RETRY_AFTER = 30.0
 
 
 class AdmissionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    max_in_flight: int = 0
+    max_in_flight: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Most requests of this policy in flight at once; 0 means no limit."""
 
 

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import enum
 import random
+from typing import Annotated
 
 import msgspec
 
+from policies.records import Seconds, Share
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
 SUCCESS_GAIN = 0.05
 """Gain of the success rate: about the last twenty attempts count."""
 
@@ -58,20 +62,20 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 class HealthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Defaults of faults.md section 5, after Envoy's outlier detection and Finagle's failure accrual."""
 
-    consecutive_failures: int = 5
-    consecutive_connect_failures: int = 2
+    consecutive_failures: Positive = 5
+    consecutive_connect_failures: Positive = 2
     """A refused or timed-out connection says more than an error answer does."""
-    consecutive_probe_failures: int = 3
-    min_success_rate: float = 0.85
-    min_samples: int = 20
-    ejection_s: float = 5.0
+    consecutive_probe_failures: Positive = 3
+    min_success_rate: Share = 0.85
+    min_samples: Positive = 20
+    ejection_s: Seconds = 5.0
     """First ejection; each following one lasts as much longer, up to `max_ejection_s`."""
-    max_ejection_s: float = 60.0
-    jitter: float = 0.2
-    max_ejected_share: float = 0.5
-    panic_share: float = 0.5
+    max_ejection_s: Seconds = 60.0
+    jitter: Share = 0.2
+    max_ejected_share: Share = 0.5
+    panic_share: Share = 0.5
     """Below this share of a model's workers in service, health is ignored."""
-    rest_s: float = 0.25
+    rest_s: Seconds = 0.25
     """How long a worker that refused as full is left alone: one heartbeat, after which its load is known."""
 
 

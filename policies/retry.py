@@ -6,9 +6,12 @@ The rule (R1 to R4) is in `repeatable`; the budget has two halves that must both
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from policies.reason import Reason
+from policies.records import Share
 from policies.request import Outcome
 
 _SAFE = frozenset({Reason.CONNECT_FAILED, Reason.REFUSED})
@@ -29,16 +32,16 @@ def repeatable(outcome: Outcome, pure: bool) -> bool:
 
 
 class RetryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    max_extra: int = 2
+    max_extra: Annotated[int, msgspec.Meta(ge=0, le=4)] = 2
     """Attempts beyond the first."""
-    share: float = 0.2
+    share: Share = 0.2
     """Repeats per request, on average (Envoy's retry budget)."""
-    min_in_flight: int = 3
+    min_in_flight: Annotated[int, msgspec.Meta(ge=0)] = 3
     """Repeats always allowed at once, so that a quiet gateway can repeat at all (Envoy)."""
-    bucket_tokens: float = 100.0
+    bucket_tokens: Annotated[float, msgspec.Meta(ge=1)] = 100.0
     """gRPC A6: each failure takes a token; no repeats at half or below. A worker that dies fails all it had in flight
     at once, so the bucket holds a worker's worth of requests, not A6's example of 10."""
-    token_ratio: float = 0.1
+    token_ratio: Share = 0.1
     """What each success returns."""
 
 

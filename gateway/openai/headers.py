@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway.config import PROBABILITIES
+from policies.estimate import CLASSES
 from policies.reason import Reason
 from policies.request import INFINITE, Infeasible, Shed
 
@@ -33,7 +33,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     max_wait: float | None = None
     when_infeasible: Infeasible | None = None
     probability: float | None = None
-    """One of `PROBABILITIES`."""
+    """One of `CLASSES`."""
     max_cost: float | None = None
     """US dollars."""
     min_quality: float | None = None
@@ -99,7 +99,7 @@ def _probability(value: bytes) -> float | None:
     number = _decimal(value)
     if number is None or number > 1:
         return None
-    return next((known for known in PROBABILITIES if number <= known), PROBABILITIES[-1])
+    return next((known for known in CLASSES if number <= known), CLASSES[-1])
 
 
 def _quality(value: bytes) -> float | None:

@@ -162,7 +162,9 @@ def test_what_if_none_can(asked, expected):
 # Quality, money, importance.
 
 
-@pytest.mark.parametrize(("asked", "wanted", "floor"), [(None, 0.99, 0.9), (0.95, 0.99, 0.95), (1.0, 1.0, 1.0)])
+@pytest.mark.parametrize(
+    ("asked", "wanted", "floor"), [(None, 0.99, 0.9), (0.95, 0.99, 0.95), (1.0, 1.0, 1.0), (0.1, 0.99, 0.9)]
+)
 def test_quality(asked, wanted, floor):
     made = request(routes({"quality": {"want": 0.99, "min": 0.9}}), asked=Asked(min_quality=asked))
     assert (made.quality, made.min_quality) == (wanted, floor)
