@@ -101,7 +101,7 @@ class Embedded:
         """The WAN and the workers behind it. Workers load their models at the same time."""
         nodes = self.scenario.nodes
         ports = dict(zip((node.id for node in nodes), free_ports(len(nodes)), strict=True))
-        listens = self._start_wan(ports)
+        listens = self.start_wan(ports)
         for node in nodes:
             self.start_worker(node, ports[node.id], listens[node.id])
         for node in nodes:
@@ -110,12 +110,12 @@ class Embedded:
                 f"worker     {node.id:8} {node.region:16} {'/'.join(node.variants):5} ${node.usd_per_hour:.2f} an hour"
             )
 
-    def _start_wan(self, ports: Mapping[str, int]) -> dict[str, str]:
+    def start_wan(self, ports: Mapping[str, int]) -> dict[str, str]:
         path = self.directory / "scenario.yaml"
         scenarios.save(self.scenario, path)
         upstreams = [f"--upstream={name}=127.0.0.1:{port}" for name, port in ports.items()]
         command = [sys.executable, "-m", "loadtests.live.wan_control", "--scenario", str(path), *upstreams]
-        wan = self._child("wan", command)
+        wan = self.spawn("wan", command)
         self.wan = wan.wait_ready(START_SECONDS).split()[1]
         self._say(f"network    {len(self.scenario.regions)} regions, delays of real round trips (control {self.wan})")
         return {name: proxy["listen"] for name, proxy in fetch(f"{self.wan}/proxies").items()}
@@ -129,7 +129,7 @@ class Embedded:
             *(f"--model={model}" for model in node.models), "--variants", ",".join(node.variants),
             "--host", "127.0.0.1", "--port", str(port), "--advertise", advertise, "--redis", self.redis,
         )  # fmt: skip
-        child = self.workers[node.id] = self._child(node.id, command, ONE_THREAD)
+        child = self.workers[node.id] = self.spawn(node.id, command, ONE_THREAD)
         return child
 
     def start_gateway(
@@ -142,7 +142,7 @@ class Embedded:
         config = self.gateway_config(name, region, ports, policy) | settings
         with path.open("w") as file:
             YAML(typ="safe", pure=True).dump(config, file)
-        child = self._child(name, isochrone("gateway", "--config", str(path)))
+        child = self.spawn(name, isochrone("gateway", "--config", str(path)))
         _, url, _, control = child.wait_ready(START_SECONDS).split()
         gateway = Gateway(child, region, url, control)
         self.gateways.append(gateway)
@@ -199,7 +199,7 @@ class Embedded:
             if not child.alive:
                 raise ChildError(child.obituary())
 
-    def _child(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None, **options: Any) -> Child:
+    def spawn(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None, **options: Any) -> Child:
         child = Child(name, command, self.directory, env=env, **options)
         self.children.append(child)
         return child

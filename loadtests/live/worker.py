@@ -33,7 +33,9 @@ async def keep_registered(emulated: Emulated, url: str) -> None:
         try:
             if written is not emulated.worker:
                 written = emulated.worker = await _register(redis, emulated.worker)
-            await _beat(redis, emulated)
+            if not await _beat(redis, emulated):
+                written = None
+                continue
         except (RedisError, OSError, TimeoutError):
             written = None
         try:
@@ -56,12 +58,15 @@ async def _register(redis: Redis, worker: records.Worker) -> records.Worker:
     return worker
 
 
-async def _beat(redis: Redis, emulated: Emulated) -> None:
+async def _beat(redis: Redis, emulated: Emulated) -> bool:
+    """Renew the lease; False when the rest of the registration is gone."""
     worker, raw = emulated.worker, records.encode_load(emulated.load())
     async with redis.pipeline(transaction=False) as pipe:
         pipe.set(records.load_key(worker.region, worker.id), raw, px=int(records.LEASE_SECONDS * 1e3))
         pipe.publish(records.changes_channel(worker.region), records.LOAD + raw)
-        await pipe.execute()
+        pipe.exists(records.node_key(worker.region, worker.id))
+        *_, stored = await pipe.execute()
+    return bool(stored)
 
 
 async def run(emulated: Emulated, host: str, port: int, redis: str | None) -> None:

@@ -95,7 +95,7 @@ SMUGGLED = b"POST /v1/smuggled HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\
         post().replace(b"HTTP/1.1", b"HTTP/9.9") + SMUGGLED,
         b"\x16\x03\x01\x02\x00 this is TLS\r\n\r\n" + SMUGGLED,
     ],
-    ids=["te+cl", "two cl", "signed cl", "space before colon", "no host", "folded", "nul", "version", "tls"],
+    ids=["both framings", "two lengths", "signed", "space", "no host", "folded", "nul", "version", "tls"],
 )
 def test_what_is_ambiguous_is_refused_once_and_closed(wire, request_bytes):
     wire.sendall(request_bytes)

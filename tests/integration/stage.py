@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 from loadtests import scenario
 from loadtests.embedded import Embedded, fetch
-from loadtests.processes import Child
+from loadtests.live.client import Client
+from loadtests.processes import Child, free_ports
+from loadtests.report import Sent
+from loadtests.workload import Arrivals, Call, Kind, Workload
 
 MODEL = "emulated"
 
@@ -34,9 +40,25 @@ class Emulated:
 class Stage(Embedded):
     """An embedded fleet whose workers a test starts one by one."""
 
-    def __init__(self) -> None:
-        super().__init__(scenario.load())
+    def __init__(self, world: scenario.Scenario | None = None) -> None:
+        super().__init__(world or scenario.load())
         self.start_redis()
+
+    def emulate_nodes(self, **options: Any) -> dict[str, Emulated]:
+        """Emulate every node of the scenario, behind the WAN."""
+        ports = dict(zip((node.id for node in self.scenario.nodes), free_ports(len(self.scenario.nodes)), strict=True))
+        listens = self.start_wan(ports)
+        return {
+            node.id: self.emulate(
+                node.id,
+                node.region,
+                price_hour=node.usd_per_hour,
+                port=ports[node.id],
+                advertise=listens[node.id],
+                **options,
+            )
+            for node in self.scenario.nodes
+        }
 
     @property
     def registry(self) -> Child:
@@ -50,7 +72,7 @@ class Stage(Embedded):
         command += ["--model", str(options.pop("model", MODEL))]
         command += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
         command += [f"--redis={self.redis}"] if registered else []
-        child = self._child(worker_id, command)
+        child = self.spawn(worker_id, command)
         return Emulated(child, child.wait_ready(30).split()[1])
 
     def metrics(self, gateway: Any) -> dict[str, float]:
@@ -66,7 +88,7 @@ def stage(workers: int = 3, **options: Any) -> Iterator[tuple[Stage, Any, list[E
     """A gateway in europe-west4 and some workers it knows."""
     with Stage() as made:
         emulated = [made.emulate(f"w{number}", **options) for number in range(1, workers + 1)]
-        gateway = made.start_gateway("europe-west4", probes={"interval_s": 0.2})
+        gateway = made.start_gateway("europe-west4")
         made.await_nodes(gateway, workers)
         yield made, gateway, emulated
 
@@ -81,6 +103,29 @@ def chat(gateway: Any, **fields: Any) -> dict[str, str]:
     with urllib.request.urlopen(request, timeout=30) as answer:
         answer.read()
         return {name.lower(): value for name, value in answer.headers.items()}
+
+
+def under_load(gateway: Any, seconds: float, during: Callable[[], None], rate: float = 60.0) -> list[Sent]:
+    """Send chat completions at a rate from a thread of their own; a second into it, call `during`."""
+    workload = Workload(kinds=(Kind(name="chat", call=Call.CHAT, model=MODEL),), rate=rate, arrivals=Arrivals.EVEN)
+    parts = urlsplit(gateway.url)
+
+    async def send() -> list[Sent]:
+        client = Client(parts.hostname or "", parts.port or 80)
+        try:
+            return await client.run(workload.plan(round(rate * seconds), seed=1))
+        finally:
+            client.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(asyncio.run, send())
+        time.sleep(1.0)
+        during()
+        return sending.result()
+
+
+def failures(sent: list[Sent]) -> list[str]:
+    return [f"{one.number}: {one.error}" for one in sent if not one.ok]
 
 
 def worker_of(headers: dict[str, str]) -> str:

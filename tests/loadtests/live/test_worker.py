@@ -79,6 +79,14 @@ def test_it_writes_its_record_again_when_its_price_changes(children, tmp_path, r
     until(lambda: records.open_worker(client.get(key), None).price == records.MarginalPrice(0.25))
 
 
+def test_it_registers_again_after_a_flush(children, tmp_path, registry):
+    client, url = registry
+    start(children, tmp_path, "--redis", url)
+    until(lambda: client.get(records.node_key("r1", "w1")))
+    client.flushall()
+    until(lambda: client.get(records.node_key("r1", "w1")) and client.smembers(records.ids_key("r1")))
+
+
 def test_without_a_registry_it_just_serves(children, tmp_path):
     _, address = start(children, tmp_path)
     with urllib.request.urlopen(f"{address}/v1/models") as answer:

@@ -1,0 +1,94 @@
+"""`isochrone demo` as a user runs it."""
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import time
+
+import pytest
+
+from loadtests import scenario
+from loadtests.processes import isochrone
+
+FREE = ("--port", "0", "--control-port", "0")
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids below one, by /proc."""
+    parents = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat") as stat:
+                    parents[int(entry)] = int(stat.read().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    found, front = [], [pid]
+    while front:
+        front = [child for child, parent in parents.items() if parent in front]
+        found += front
+    return found
+
+
+def running(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.timeout(300)
+def test_once_compares_three_policies_on_one_fleet():
+    """The margins are the workload's: five of sixteen requests can only be met at home and three more not from the
+    cheapest region, so lowest_cost must miss about half; and those that may go anywhere are the expensive ones."""
+    command = isochrone("demo", "--once", "--json", "--requests", "48", *FREE)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert result.returncode == 0, result.stderr[-3000:]
+    ours = json.loads(result.stdout.splitlines()[-1])
+    assert ours["requests"] == ours["ok"] == 48
+    assert ours["in_deadline"] > ours["lowest_cost"]["in_deadline"] + 8
+    assert 0 < ours["cost_usd"] < 0.8 * ours["nearest"]["cost_usd"]
+    assert {node[:2] for node in ours["by_node"]} == {"eu", "us", "as"}
+    assert sum(ours["by_node"].values()) == 48
+    for text in ("cheapest_in_deadline, entering at europe-west4", "nearest", "lowest_cost", "predicted", "held"):
+        assert text in result.stderr
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
+def test_it_says_where_to_point_a_client_and_leaves_nothing_behind(end):
+    demo = subprocess.Popen(isochrone("demo", *FREE), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said = []
+    until = time.monotonic() + 120
+    while not any("Ctrl-C" in line for line in said):
+        assert select.select([demo.stdout], [], [], until - time.monotonic())[0], "".join(said)
+        line = demo.stdout.readline()
+        assert line, "".join(said)
+        said.append(line)
+    text = "".join(said)
+    url = re.search(r"base_url = (http://\S+/v1)", text)[1]
+    curl = subprocess.run(["curl", "-s", "-m", "10", f"{url}/models"], capture_output=True, text=True, check=True)
+    assert "tinychat" in curl.stdout
+    below = descendants(demo.pid)
+    assert len(below) >= 9  # Redis, WAN, six workers, a gateway
+    demo.send_signal(end)
+    demo.communicate(timeout=30)
+    assert demo.returncode == 0 if end is signal.SIGINT else demo.returncode in (0, 130)
+    assert [pid for pid in below if running(pid)] == []
+
+
+def test_a_dying_child_is_one_clear_line(tmp_path):
+    world = tmp_path / "world.yaml"
+    scenario.save(scenario.load(), world)
+    world.write_text(world.read_text().replace("tinychat", "no-such-model"))
+    result = subprocess.run(
+        isochrone("demo", "--once", "--scenario", str(world), *FREE), capture_output=True, text=True, timeout=100
+    )
+    assert result.returncode == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("isochrone: eu-a ended")
+    assert "no-such-model" in line
