@@ -22,6 +22,7 @@ from gateway import configfile
 from gateway.configfile import ConfigError as ConfigError  # what `load` and `check` raise
 from policies.config import PolicyConfig
 from policies.estimate import CLASSES
+from policies.health import HealthConfig
 from policies.records import Id
 from policies.request import Infeasible
 
