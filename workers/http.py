@@ -93,6 +93,8 @@ async def read_body(request: web.Request) -> bytes | Refused:
     """The whole body, or why it is not taken."""
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
         return Refused(Reason.UNSUPPORTED_ENCODING)
+    if (request.content_length or 0) > MAX_BODY:
+        return Refused(Reason.BODY_TOO_LARGE)
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return await request.read()
@@ -193,9 +195,7 @@ class Server:
             response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
             return response
         except web.HTTPRequestEntityTooLarge:
-            response = self._error(request, Refused(Reason.BODY_TOO_LARGE))
-            response.force_close()
-            return response
+            return self._error(request, Refused(Reason.BODY_TOO_LARGE))
         except web.HTTPException as error:
             log.warning("refused by the framework: %s", error)
             return self._error(request, Refused(Reason.BAD_REQUEST))
@@ -216,7 +216,10 @@ class Server:
         if meaning.waits:
             headers[hdrs.RETRY_AFTER] = str(max(math.ceil(self._gauges.load().backlog or 0.0), 1))
         body = orjson.dumps(error_body(refused))
-        return web.Response(status=meaning.http, body=body, content_type=JSON, headers=headers)
+        response = web.Response(status=meaning.http, body=body, content_type=JSON, headers=headers)
+        if refused.reason in (Reason.BODY_TOO_LARGE, Reason.REQUEST_TIMEOUT):
+            response.force_close()  # the rest of the body is still to come
+        return response
 
     async def _healthz(self, request: web.Request) -> web.Response:
         load = self._gauges.load()

@@ -1,0 +1,42 @@
+import itertools
+import time
+
+import pytest
+
+from policies.records import Curve
+from workers import calibrate
+
+
+def burn(seconds):
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+def test_a_machine_half_as_fast_has_a_factor_of_two():
+    assert calibrate.factor(0.002, lambda: burn(0.004), 0.05) == pytest.approx(2.0, rel=0.3)
+
+
+def test_the_first_run_and_an_outlier_do_not_count(monkeypatch):
+    clock = itertools.accumulate([0, 0.010, 0, 0.500, 0, 0.010, 0, 0.010, 0, 0.010])
+    monkeypatch.setattr(calibrate.time, "thread_time", lambda: next(clock))
+    runs = []
+    assert calibrate.factor(0.010, lambda: runs.append(1), 0.515) == pytest.approx(1.0)
+    assert len(runs) == 1 + 3
+
+
+def test_the_factor_is_bounded_and_a_curve_of_nothing_is_left_alone():
+    assert calibrate.factor(1e-9, lambda: burn(0.001), 0.005) == calibrate.BOUND
+    assert calibrate.factor(60.0, lambda: None, 0.005) == 1 / calibrate.BOUND
+    assert calibrate.factor(0.0, lambda: None, 0.005) == 1.0
+
+
+def test_the_budget_bounds_the_trial():
+    begun = time.thread_time()
+    calibrate.factor(0.01, lambda: burn(0.010), 0.02)
+    assert time.thread_time() - begun < 0.08
+
+
+def test_the_whole_curve_is_scaled():
+    curve = Curve(base=1.0, item=2.0, prefill=3.0, decode=4.0)
+    assert calibrate.scaled(curve, 0.5) == Curve(base=0.5, item=1.0, prefill=1.5, decode=2.0)

@@ -1,0 +1,86 @@
+import base64
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from policies.records import MarginalPrice, Scope, TokenPrice, Worker, open_worker, seal_worker
+from tests.workers.fakes import endpoint
+from workers import config
+from workers.config import ConfigError, Placement
+
+
+def record(**place):
+    return config.record(Placement(region="eu-1", **place), boot="b", address="127.0.0.1:80", endpoints=(endpoint(),))
+
+
+def test_a_record_says_what_was_told():
+    worker = record(id="w1", zone="a", cloud="c", price=MarginalPrice(usd_per_hour=2.5), egress_usd_per_gb=0.1)
+    assert (worker.id, worker.region, worker.zone, worker.cloud) == ("w1", "eu-1", "a", "c")
+    assert (worker.address, worker.price.usd_per_hour, worker.egress_usd_per_gb) == ("127.0.0.1:80", 2.5, 0.1)
+    assert (worker.health_path, worker.variant_header, worker.engine) == ("/healthz", True, "isochrone")
+
+
+def test_the_advertised_address_wins():
+    assert record(advertise="example.org:443").address == "example.org:443"
+
+
+@pytest.mark.parametrize(
+    ("place", "field"),
+    [({"id": "a b"}, "$.id"), ({"advertise": "nowhere"}, "$.address"), ({"power_watts": -1.0}, "$.power_watts")],
+)
+def test_what_the_registry_would_refuse_is_refused_at_start(place, field):
+    with pytest.raises(ConfigError) as error:
+        record(**place)
+    assert field in str(error.value)
+
+
+def test_the_default_id_is_stable_valid_and_tells_two_ports_apart():
+    first, second = config.default_id("127.0.0.1:8000"), config.default_id("[::1]:8001")
+    assert first.endswith("-8000")
+    assert second.endswith("-8001")
+    assert record().id == config.default_id("127.0.0.1:80")
+
+
+def test_prices_are_by_the_hour_or_by_the_token():
+    assert config.price(3.0, None, None) == MarginalPrice(usd_per_hour=3.0)
+    assert config.price(None, None, None) == MarginalPrice(usd_per_hour=0.0)
+    assert config.price(None, 0.5, 1.5) == TokenPrice(input_usd_per_mtok=0.5, output_usd_per_mtok=1.5)
+    with pytest.raises(ConfigError, match="exclude each other"):
+        config.price(3.0, 0.5, None)
+
+
+def test_model_names_may_name_what_the_engine_calls_it():
+    assert config.named("chat") == ("chat", "chat")
+    assert config.named("chat=org/Chat-7B") == ("chat", "org/Chat-7B")
+
+
+def test_a_guessed_curve_inverts_the_speeds():
+    curve = config.guessed_curve(1000, 50)
+    assert (curve.base, curve.prefill, curve.decode) == (0.0, 0.001, 0.02)
+    with pytest.raises(ConfigError, match="above 0"):
+        config.guessed_curve(0, 50)
+
+
+def test_a_key_file_signs_what_its_public_key_verifies(tmp_path: Path):
+    private = Ed25519PrivateKey.generate()
+    path = tmp_path / "w.key"
+    path.write_text(f"team.w1.{base64.urlsafe_b64encode(private.private_bytes_raw()).decode()}\n")
+    key_id, sign = config.load_key(path)
+
+    def verify(name, message, signature):
+        private.public_key().verify(signature, message)
+        return Scope() if name == "team.w1" else None
+
+    opened = open_worker(seal_worker(record(), key_id, sign), verify)
+    assert isinstance(opened, Worker)
+
+
+@pytest.mark.parametrize("text", ["", "w1.short", "no-dot-at-all", f".{base64.urlsafe_b64encode(bytes(32)).decode()}"])
+def test_a_bad_key_file_says_how_to_make_one(tmp_path, text):
+    path = tmp_path / "bad.key"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"bad\.key.*isochrone keys new worker"):
+        config.load_key(path)
+    with pytest.raises(ConfigError, match="isochrone keys new worker"):
+        config.load_key(tmp_path / "absent.key")

@@ -1,0 +1,87 @@
+import pytest
+
+from policies.records import decode_load, encode_load
+from tests.workers.fakes import Echo, endpoint, tensor_entry, text_entry
+from workers.batcher import Batcher
+from workers.engines.text import Sampling
+from workers.gauges import Gauges, backlog
+from workers.queue import Job, Queue
+from workers.runners import Batched, Generation, Slotted
+
+
+def job(lane="m:fp32", items=1, prompt=0, output=0, work=None):
+    return Job(lane, work, arrived=0.0, items=items, prompt_tokens=prompt, output_tokens=output)
+
+
+def text(output, prompt=10):
+    return job("m:fp32", 1, prompt, output, Generation([1], Sampling(max_tokens=output)))
+
+
+def test_tensors_that_wait_are_counted_in_full_batches():
+    runner = Batched(endpoint(base=0.010, item=0.005, max_batch=4), list)
+    queue = Queue(100)
+    queue.push([job(items=2) for _ in range(3)])
+    assert backlog({"m:fp32": runner}, queue, 0.0) == pytest.approx(2 * 0.010 + 4 * 0.005)
+
+
+def test_the_running_batch_counts_for_what_is_left_of_it():
+    runner = Batched(endpoint(base=0.010, item=0.005, max_batch=4), lambda works: works)
+    queue = Queue(100)
+    queue.push([job(), job()])
+    runner.plan(queue, now=1.0)
+    assert backlog({"m:fp32": runner}, queue, 1.005) == pytest.approx(0.010)
+    assert backlog({"m:fp32": runner}, queue, 2.0) == 0.0
+
+
+def test_text_with_a_free_slot_starts_at_once():
+    runner = Slotted(endpoint(base=0.0, prefill=0.001, decode=0.01), Echo(slots=2))
+    queue = Queue(100)
+    queue.push([text(100)])
+    runner.plan(queue, 0.0)
+    assert backlog({"m:fp32": runner}, queue, 0.0) == 0.0
+
+
+def test_text_without_a_free_slot_waits_for_the_earliest():
+    runner = Slotted(endpoint(base=0.0, prefill=0.001, decode=0.01), Echo(slots=2))
+    queue = Queue(100)
+    queue.push([text(100), text(40)])
+    runner.plan(queue, 0.0)
+    assert backlog({"m:fp32": runner}, queue, 0.0) == pytest.approx(0.40)
+    queue.push([text(30)])
+    assert backlog({"m:fp32": runner}, queue, 0.0) == pytest.approx(0.40 + 0.01 + 0.30)
+    queue.push([text(30)])
+    assert backlog({"m:fp32": runner}, queue, 0.0) == pytest.approx(1.00), "both slots taken again"
+
+
+async def test_the_load_record_says_what_waits_and_never_goes_back():
+    entries = [text_entry(), tensor_entry()]
+    batcher = Batcher({entry.lane: entry.runner for entry in entries}, Queue(10))
+    gauges = Gauges("b00t", batcher, lambda: 0)
+    gauges.worker_id = "w1"
+    work = Generation([1], Sampling(max_tokens=20))
+    batcher.submit([Job("echo:fp32", work, arrived=0.0, prompt_tokens=5, output_tokens=20)])
+    batcher.submit([job("double:fp32", items=3)])
+    first = gauges.load()
+    batcher.draining = True
+    second = gauges.load()
+    assert (first.worker, first.boot, first.waiting, first.running) == ("w1", "b00t", 2, 0)
+    assert (first.tokens_waiting, first.draining, second.draining) == (25, False, True)
+    assert first.backlog > 0
+    assert second.seq > first.seq
+    assert decode_load(encode_load(first)) == first
+    batcher.close()
+
+
+async def test_the_page_has_our_names_and_the_model_servers():
+    entries = [text_entry(), tensor_entry(), tensor_entry(variant="int8")]
+    batcher = Batcher({entry.lane: entry.runner for entry in entries}, Queue(10))
+    batcher.submit([job("double:fp32"), job("double:int8")])
+    entries[1].runner.tally.ended["ok"] += 3
+    page = Gauges("b", batcher, lambda: 4).page().decode()
+    assert 'vllm:num_requests_waiting{model_name="double"} 2.0' in page
+    assert 'vllm:num_requests_running{model_name="echo"} 0.0' in page
+    assert 'vllm:kv_cache_usage_perc{model_name="echo"} 0.0' in page
+    assert 'isochrone_worker_waiting{model="double",variant="int8"} 1.0' in page
+    assert 'isochrone_worker_requests_total{model="double",outcome="ok",variant="fp32"} 3.0' in page
+    assert "isochrone_worker_heartbeat_failures_total 4.0" in page
+    batcher.close()

@@ -1,0 +1,177 @@
+import asyncio
+import json
+
+import aiohttp
+import pytest
+
+from policies.reason import Reason
+from policies.records import Load, decode_load
+from tests.workers.fakes import Doubler, serving, tensor_entry, text_entry, until
+from workers.http import MAX_BODY, Refused, error_body
+
+INFER = "/v2/models/double/infer"
+BODY = {
+    "inputs": [
+        {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.5, 2]},
+        {"name": "k", "shape": [1, 1], "datatype": "INT64", "data": [1]},
+    ]
+}
+
+
+@pytest.fixture
+async def client():
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def ask(client, method, url, **sent):
+    async with client.request(method, url, **sent) as response:
+        raw = await response.read()
+        return response.status, response.headers, json.loads(raw) if raw.startswith(b"{") else raw
+
+
+async def test_health_is_the_load_record_and_says_when_it_drains(client):
+    async with serving(tensor_entry()) as bench:
+        status, _, body = await ask(client, "GET", f"{bench.url}/healthz")
+        assert status == 200
+        assert isinstance(decode_load(json.dumps(body).encode()), Load)
+        bench.batcher.draining = True
+        status, _, body = await ask(client, "GET", f"{bench.url}/healthz")
+        assert (status, body["draining"]) == (503, True)
+
+
+async def test_health_answers_while_the_accelerator_is_busy(client):
+    engine = Doubler()
+    engine.gate.clear()
+    async with serving(tensor_entry(engine)) as bench:
+        request = asyncio.ensure_future(ask(client, "POST", bench.url + INFER, json=BODY))
+        await until(lambda: bench.batcher.runners["double:fp32"].running)
+        _, _, body = await ask(client, "GET", f"{bench.url}/healthz")
+        engine.gate.set()
+        await request
+        assert body["running"] == 1
+
+
+async def test_metrics_are_prometheus_text(client):
+    async with serving(tensor_entry()) as bench:
+        status, headers, body = await ask(client, "GET", f"{bench.url}/metrics")
+    assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4")
+    assert b"vllm:num_requests_waiting" in body
+
+
+async def test_a_reply_carries_its_request_id_and_its_timing(client):
+    async with serving(tensor_entry()) as bench:
+        headers = {"x-request-id": "abc-1"}
+        status, replied, _ = await ask(client, "POST", bench.url + INFER, json=BODY, headers=headers)
+    assert (status, replied["x-request-id"]) == (200, "abc-1")
+    assert replied["server-timing"].startswith("queue;dur=")
+    assert "accel;dur=" in replied["server-timing"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        ({"method": "GET", "path": "/nowhere"}, 404, "not_found"),
+        ({"method": "PUT", "path": INFER}, 405, "method_not_allowed"),
+        ({"path": INFER, "data": b"{"}, 400, "invalid_json"),
+        ({"path": INFER, "data": b"[]"}, 400, "bad_request"),
+        ({"path": INFER, "data": b"{}"}, 400, "bad_request"),
+        ({"path": "/v2/models/other/infer", "json": BODY}, 404, "model_not_found"),
+        ({"path": INFER, "json": BODY, "headers": {"x-deadline-ms": "soon"}}, 400, "bad_request"),
+        ({"path": INFER, "json": BODY, "headers": {"x-deadline-ms": "-5"}}, 400, "bad_request"),
+        ({"path": INFER, "json": BODY, "headers": {"x-deadline-ms": "nan"}}, 400, "bad_request"),
+        ({"path": INFER, "json": BODY, "headers": {"x-deadline-ms": "0"}}, 504, "deadline_exceeded"),
+        ({"path": INFER, "json": BODY, "headers": {"x-envoy-expected-rq-timeout-ms": "0"}}, 504, "deadline_exceeded"),
+        ({"path": INFER, "json": BODY, "headers": {"x-isochrone-variant": "bf16"}}, 404, "model_not_found"),
+        ({"path": INFER, "data": b"x", "headers": {"content-encoding": "gzip"}}, 415, "unsupported_encoding"),
+    ],
+)
+async def test_refusals_have_one_shape(client, sent, status, code):
+    sent = {"method": "POST", **sent}
+    async with serving(tensor_entry()) as bench:
+        got, headers, body = await ask(client, sent.pop("method"), bench.url + sent.pop("path"), **sent)
+    assert (got, body["error"]["code"]) == (status, code)
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert headers["x-request-id"]
+    assert headers["x-should-retry"] == "false"
+    assert ("x-isochrone-executed" in headers) == (status in (504, 503) or code == "model_not_found")
+
+
+async def test_a_body_that_is_too_large_is_refused_before_it_is_sent():
+    async with serving(tensor_entry()) as bench:
+        reader, writer = await asyncio.open_connection("127.0.0.1", bench.port)
+        writer.write(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (INFER.encode(), MAX_BODY + 1))
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 413")
+        assert b"Connection: close" in head
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_chunked_body_that_grows_too_large_is_refused(client):
+    async def chunks():
+        for _ in range(MAX_BODY // 65536 + 1):
+            yield b"x" * 65536
+
+    async with serving(tensor_entry()) as bench:
+        status, _, body = await ask(client, "POST", bench.url + INFER, data=chunks())
+    assert (status, body["error"]["code"]) == (413, "body_too_large")
+
+
+async def test_full_and_draining_are_refused_unexecuted_with_a_hint_when_to_come_back(client):
+    async with serving(tensor_entry(), queue_limit=1, executing=False) as bench:
+        first = asyncio.ensure_future(ask(client, "POST", bench.url + INFER, json=BODY))
+        await until(lambda: len(bench.batcher.queue) == 1)
+        full = await ask(client, "POST", bench.url + INFER, json=BODY)
+        bench.batcher.draining = True
+        draining = await ask(client, "POST", bench.url + INFER, json=BODY)
+        first.cancel()
+        await asyncio.wait([first])
+    for (status, headers, body), code in ((full, "overloaded"), (draining, "draining")):
+        assert (status, body["error"]["code"], headers["x-isochrone-executed"]) == (503, code, "0")
+        assert headers["x-should-retry"] == "true"
+        assert int(headers["retry-after"]) >= 1
+
+
+async def test_an_executed_failure_is_not_marked_as_safe_to_repeat(client):
+    body = {"inputs": [{**BODY["inputs"][0], "data": [999, 1]}, BODY["inputs"][1]]}
+    async with serving(tensor_entry()) as bench:
+        status, headers, _ = await ask(client, "POST", bench.url + INFER, json=body)
+    assert status == 500
+    assert "x-isochrone-executed" not in headers
+
+
+async def test_a_fault_of_ours_is_a_500_in_the_same_shape(client, monkeypatch, caplog):
+    async with serving(tensor_entry()) as bench:
+        monkeypatch.setattr(bench.batcher, "submit", lambda jobs: 1 / 0)
+        status, _, body = await ask(client, "POST", bench.url + INFER, json=BODY)
+    assert (status, body["error"]["code"]) == (500, "internal_error")
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_client_that_leaves_the_queue_takes_its_work_with_it(client):
+    async with serving(tensor_entry(), executing=False) as bench:
+        _, writer = await asyncio.open_connection("127.0.0.1", bench.port)
+        raw = json.dumps(BODY).encode()
+        writer.write(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (INFER.encode(), len(raw), raw))
+        await until(lambda: len(bench.batcher.queue) == 1)
+        writer.close()
+        await until(lambda: len(bench.batcher.queue) == 0, seconds=0.1)
+        await writer.wait_closed()
+        await bench.server.idle()
+
+
+async def test_connections_are_reused(client):
+    async with serving(tensor_entry(), text_entry()) as bench:
+        reader, writer = await asyncio.open_connection("127.0.0.1", bench.port)
+        for _ in range(3):
+            writer.write(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            assert await reader.readexactly(len(b'{"live":true}')) == b'{"live":true}'
+        writer.close()
+        await writer.wait_closed()
+
+
+def test_a_reasons_fixed_text_stands_where_nothing_is_said():
+    assert error_body(Refused(Reason.NOT_FOUND))["error"]["message"] == "No such path."

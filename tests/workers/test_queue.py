@@ -1,0 +1,127 @@
+import random
+
+import pytest
+
+from policies.reason import Reason
+from workers.queue import COMPACT_ABOVE, PATIENCE, Job, Queue, Refused, Result, State
+
+
+def job(deadline, lane="a", arrived=0.0):
+    return Job(lane, None, arrived=arrived, deadline=deadline)
+
+
+def drain(queue, lane="a"):
+    taken = []
+    while (one := queue.pop(lane)) is not None:
+        taken.append(one)
+    return taken
+
+
+def test_the_earliest_deadline_leaves_first_whatever_the_order_of_arrival():
+    rng = random.Random(7)
+    jobs = [job(rng.uniform(1, 50)) for _ in range(50)]
+    queue = Queue(100)
+    queue.push(jobs)
+    assert drain(queue) == sorted(jobs, key=lambda each: each.deadline)
+    assert len(queue) == 0
+
+
+def test_equal_deadlines_keep_the_order_of_arrival():
+    jobs = [job(5.0) for _ in range(10)]
+    queue = Queue(100)
+    for each in jobs:
+        queue.push([each])
+    assert drain(queue) == jobs
+
+
+def test_without_a_deadline_patience_counts_so_that_deadlines_never_starve_it():
+    patient = job(float("inf"), arrived=0.0)
+    hasty = [job(deadline=10.0 * n, arrived=10.0 * n - 1) for n in range(1, 12)]
+    queue = Queue(100)
+    queue.push([patient, *hasty])
+    order = drain(queue)
+    assert [each.deadline for each in order if each.deadline < PATIENCE] == [10.0, 20.0, 30.0, 40.0, 50.0]
+    assert order.index(patient) == 5
+
+
+def test_the_bound_counts_all_lanes_and_takes_all_or_none():
+    queue = Queue(3)
+    assert queue.push([job(1.0, "a"), job(1.0, "b")])
+    assert not queue.push([job(1.0, "c"), job(2.0, "c")])
+    assert len(queue) == 2
+    assert queue.head("c") is None
+    assert queue.push([job(1.0, "c")])
+
+
+def test_expire_takes_exactly_the_overdue():
+    late, soon, patient = job(1.0), job(2.0), job(float("inf"), arrived=-2 * PATIENCE)
+    queue = Queue(10)
+    queue.push([soon, late, patient])
+    assert queue.expire(1.0) == [late]
+    assert len(queue) == 2
+    assert set(drain(queue)) == {soon, patient}
+
+
+def test_lanes_by_urgency_lists_only_lanes_with_work():
+    queue = Queue(10)
+    queue.push([job(3.0, "a"), job(1.0, "b"), job(2.0, "c"), job(9.0, "b")])
+    assert queue.by_urgency(["a", "b", "c", "d"]) == ["b", "c", "a"]
+    assert queue.by_urgency(["a", "d"]) == ["a"]
+
+
+def test_removed_jobs_are_neither_counted_nor_taken_and_make_room():
+    first, second = job(1.0), job(2.0)
+    queue = Queue(2)
+    queue.push([first, second])
+    queue.remove(first)
+    assert (len(queue), queue.head("a"), list(queue.waiting("a"))) == (1, second, [second])
+    assert queue.push([job(0.5)])
+    assert first.state is State.ENDED
+
+
+def test_many_removals_do_not_hold_memory():
+    queue = Queue(10_000)
+    jobs = [job(float(n)) for n in range(10 * COMPACT_ABOVE)]
+    queue.push(jobs)
+    for each in reversed(jobs[1:]):
+        queue.remove(each)
+    assert len(queue._heaps["a"]) <= 2 * COMPACT_ABOVE
+    assert drain(queue) == [jobs[0]]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_operations_agree_with_a_sorted_list(seed):
+    rng = random.Random(seed)
+    queue, model = Queue(40), []
+    for step in range(400):
+        what = rng.random()
+        if what < 0.5:
+            one = job(step + rng.uniform(0, 30), arrived=float(step))
+            assert queue.push([one]) == (len(model) < 40)
+            if one.state is State.WAITING and len(model) < 40:
+                model.append(one)
+        elif what < 0.7 and model:
+            one = rng.choice(model)
+            queue.remove(one)
+            model.remove(one)
+        elif what < 0.9:
+            best = min(model, key=lambda each: each.urgency, default=None)
+            assert queue.pop("a") is best
+            if best:
+                model.remove(best)
+        else:
+            overdue = [each for each in model if each.deadline <= step]
+            assert set(queue.expire(float(step))) == set(overdue)
+            model = [each for each in model if each not in overdue]
+        assert len(queue) == len(model)
+
+
+def test_a_job_hears_only_its_first_end():
+    one = job(1.0)
+    one.begin(0.5)
+    one.end(Result(1), 2.0)
+    one.end(Refused(Reason.INTERNAL), 3.0)
+    assert one.events.get_nowait() == Result(1)
+    assert one.events.empty()
+    assert (one.started, one.finished, one.state) == (0.5, 2.0, State.ENDED)
+    assert "ended" in repr(one)

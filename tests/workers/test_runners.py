@@ -1,0 +1,202 @@
+import math
+
+import pytest
+
+from policies.reason import Reason
+from tests.workers.fakes import END, Doubler, Echo, endpoint
+from workers.engines.text import Sampling
+from workers.queue import Job, Queue, Refused, Result, State, Token
+from workers.runners import Batched, Generation, Slotted, seconds
+
+
+def items(values, deadline=math.inf):
+    return Job("m:fp32", values, arrived=0.0, deadline=deadline, items=len(values))
+
+
+def text(prompt, tokens=8):
+    work = Generation(prompt, Sampling(max_tokens=tokens))
+    return Job("m:fp32", work, arrived=0.0, prompt_tokens=len(prompt), output_tokens=tokens)
+
+
+def queued(*jobs):
+    queue = Queue(100)
+    queue.push(jobs)
+    return queue
+
+
+def turn(runner, queue, now=1.0, accel=0.1):
+    call = runner.plan(queue, now)
+    if call is None:
+        return False
+    runner.settle(call(), accel, now + 0.01)
+    return True
+
+
+def events(job):
+    got = []
+    while not job.events.empty():
+        got.append(job.events.get_nowait())
+    return got
+
+
+def double(works):
+    return [[value * 2 for value in work] for work in works]
+
+
+def test_seconds_is_the_formula_of_the_record():
+    served = endpoint(base=1.0, item=0.1, prefill=0.01, decode=0.5)
+    assert seconds(served.curve, 3, 10, 2) == pytest.approx(1.0 + 0.2 + 0.1 + 1.0)
+
+
+def test_a_batch_takes_what_waits_up_to_max_batch_and_answers_each():
+    jobs = [items([n]) for n in range(6)]
+    queue = queued(*jobs)
+    runner = Batched(endpoint(max_batch=4), double)
+    assert turn(runner, queue)
+    assert [events(job) for job in jobs[:4]] == [[Result([0])], [Result([2])], [Result([4])], [Result([6])]]
+    assert len(queue) == 2
+    assert turn(runner, queue)
+    assert not turn(runner, queue)
+    assert (runner.tally.calls, runner.tally.items, runner.tally.ended["ok"]) == (2, 6, 6)
+
+
+def test_a_batch_counts_items_not_requests():
+    jobs = [items([1, 2, 3]), items([4, 5])]
+    queue = queued(*jobs)
+    runner = Batched(endpoint(max_batch=4), double)
+    runner.plan(queue, 0.0)
+    assert list(runner.running) == jobs[:1]
+
+
+def test_accelerator_seconds_are_split_by_item():
+    jobs = [items([1, 2, 3]), items([4])]
+    runner = Batched(endpoint(max_batch=4), double)
+    turn(runner, queued(*jobs), accel=0.4)
+    assert [job.accel for job in jobs] == pytest.approx([0.3, 0.1])
+
+
+def test_a_batch_does_not_grow_past_a_deadline_it_would_still_have_met():
+    tight, loose = items([1], deadline=1.012), items([2])
+    runner = Batched(endpoint(base=0.010, item=0.005), double)
+    queue = queued(tight, loose)
+    runner.plan(queue, 1.0)
+    assert list(runner.running) == [tight]
+    assert queue.head("m:fp32") is loose
+
+
+def test_who_is_late_anyway_holds_nobody_back():
+    late, loose = items([1], deadline=1.001), items([2])
+    runner = Batched(endpoint(base=0.010, item=0.005), double)
+    runner.plan(queued(late, loose), 1.0)
+    assert list(runner.running) == [late, loose]
+
+
+def test_one_bad_input_costs_only_itself():
+    def run(works):
+        if any(work == [666] for work in works):
+            raise ValueError("666 is refused")
+        return double(works)
+
+    jobs = [items([1]), items([666]), items([3])]
+    turn(Batched(endpoint(), run), queued(*jobs))
+    assert events(jobs[0]) == [Result([2])]
+    assert events(jobs[1]) == [Refused(Reason.BAD_REQUEST, "666 is refused", executed=True)]
+    assert events(jobs[2]) == [Result([6])]
+
+
+def test_an_engine_fault_is_said_to_everyone_in_the_batch():
+    jobs = [items([1]), items([2])]
+    runner = Batched(endpoint(), Doubler().run)
+    runner.plan(queued(*jobs), 0.0)
+    runner.fail(1.0)
+    assert [events(job)[0].reason for job in jobs] == [Reason.INTERNAL] * 2
+    assert not runner.running
+    assert runner.tally.ended["internal"] == 2
+
+
+def test_text_joins_and_leaves_a_running_batch_at_any_step():
+    engine = Echo(slots=2)
+    runner = Slotted(endpoint(max_batch=2), engine)
+    first, second, third = text([1, 2, END]), text([7], tokens=5), text([9], tokens=1)
+    queue = queued(first)
+    turn(runner, queue)
+    queue.push([second, third])
+    while turn(runner, queue):
+        pass
+    assert events(first) == [Token(1), Token(2), Token(END, "stop")]
+    assert events(second) == [Token(7)] * 4 + [Token(7, "length")]
+    assert events(third) == [Token(9, "length")]
+    assert engine.steps == 6
+    assert runner.tally.tokens == 9
+
+
+def test_a_full_engine_leaves_the_rest_in_the_queue_most_urgent_first():
+    runner = Slotted(endpoint(), Echo(slots=1))
+    queue = queued(text([1]), text([2]))
+    turn(runner, queue)
+    assert (len(runner.running), len(queue)) == (1, 1)
+
+
+def test_a_cancelled_text_frees_its_slot_before_the_next_step():
+    engine = Echo(slots=1)
+    runner = Slotted(endpoint(), engine)
+    gone, following = text([1], tokens=100), text([2], tokens=1)
+    queue = queued(gone, following)
+    turn(runner, queue)
+    gone.state = State.ENDED
+    turn(runner, queue)
+    assert engine.stopped == [0]
+    assert events(following) == [Token(2, "length")]
+    assert len(events(gone)) == 1
+
+
+def test_text_accelerator_seconds_follow_the_tokens_each_had():
+    runner = Slotted(endpoint(), Echo(slots=2))
+    reading, writing = text([1] * 9, tokens=9), text([2], tokens=9)
+    queue = queued(writing)
+    turn(runner, queue, accel=1.0)
+    queue.push([reading])
+    turn(runner, queue, accel=1.0)
+    assert writing.accel == pytest.approx(1.1)
+    assert reading.accel == pytest.approx(0.9)
+    turn(runner, queue, accel=1.0)
+    assert reading.accel == pytest.approx(1.4)
+
+
+def test_a_prompt_the_engine_refuses_costs_only_itself():
+    runner = Slotted(endpoint(), Echo(slots=2))
+    bad, good = text([]), text([3], tokens=1)
+    turn(runner, queued(bad, good))
+    assert events(bad) == [Refused(Reason.BAD_REQUEST, "the prompt is empty")]
+    assert events(good) == [Token(3, "length")]
+
+
+def test_after_an_engine_fault_everyone_is_refused_and_the_slots_are_freed():
+    engine = Echo(slots=2)
+    runner = Slotted(endpoint(), engine)
+    running, starting = text([1], tokens=100), text([2])
+    queue = queued(running)
+    turn(runner, queue)
+    queue.push([starting])
+    engine.broken = True
+    call = runner.plan(queue, 1.0)
+    with pytest.raises(RuntimeError):
+        call()
+    runner.fail(1.0)
+    assert events(running)[-1].reason is events(starting)[-1].reason is Reason.INTERNAL
+    assert not runner.running
+    engine.broken = False
+    turn(runner, queue)
+    assert sorted(engine.stopped) == [0, 1]
+    assert not turn(runner, queue)
+
+
+def test_the_pace_follows_the_steps_and_the_cache_use_the_engine():
+    runner = Slotted(endpoint(decode=0.5), Echo(slots=2))
+    queue = queued(text([1, 2], tokens=50))
+    turn(runner, queue)
+    assert runner.pace == 0.5, "reading a prompt is not a step's time"
+    turn(runner, queue)
+    assert runner.pace == pytest.approx(0.45, abs=0.01)
+    assert runner.kv_use == 0.5
+    assert runner.slots == 2
