@@ -213,22 +213,19 @@ class ClientConnection(asyncio.Protocol, Alarm):
             self._stop(Reason.HEADERS_TOO_LARGE)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        limits = self._plane.limits
-        if self._phase is BODY:
+        if self._head is not None:
             self._trailers += 1  # dropped: nothing we forward has a place for them
-            if self._trailers > MAX_TRAILERS or len(value) > limits.header_bytes:
+            if self._trailers > MAX_TRAILERS or len(value) > self._plane.limits.header_bytes:
                 self._stop(Reason.HEADERS_TOO_LARGE)
             return
-        weight = len(name) + len(value) + 4
-        self._weight += weight
-        fields = self._fields
-        fields.append((name.lower(), value.rstrip(b" \t")))
-        if weight > limits.header_bytes or self._weight > limits.head_bytes or len(fields) > limits.header_count:
+        self._fields.append((name.lower(), value.rstrip(b" \t")))
+        self._weight += len(name) + len(value)
+        if self._weight > self._plane.limits.head_bytes:
             self._stop(Reason.HEADERS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         plane, parser = self._plane, self._parser
-        head = Head(parser.get_method(), self._target, parser.get_http_version(), self._fields)
+        head = Head(parser.get_method(), self._target, parser.get_http_version(), self._fields, self._weight)
         self._phase = BODY
         reason = gate.refusal(head, plane.limits, plane.hosts)
         if reason is not None:

@@ -7,6 +7,7 @@ strict mode) has refused malformed framing before; these rules refuse what is we
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -23,14 +24,18 @@ Fields = list[tuple[bytes, bytes]]
 class Head:
     """The head of one client request, as parsed; `named` holds the last value of every field name."""
 
-    __slots__ = ("fields", "method", "named", "path", "target", "version")
+    __slots__ = ("fields", "method", "modern", "named", "path", "target", "version", "weight")
 
-    def __init__(self, method: bytes, target: bytes, version: str, fields: Fields) -> None:
+    def __init__(self, method: bytes, target: bytes, version: str, fields: Fields, weight: int) -> None:
         self.method = method
         self.target = target
         self.version = version
         self.fields = fields
         """Names in lower case, in the order they came."""
+        self.weight = weight
+        """Bytes of all names and values."""
+        self.modern = version == "1.1"
+        """Whether the client speaks HTTP/1.1, so that chunks and kept connections are understood."""
         self.named = dict(fields)
         self.path = target.partition(b"?")[0] if b"?" in target else target
         """The raw path. Authentication, routing and forwarding all use this one string (faults.md T4)."""
@@ -45,11 +50,6 @@ class Head:
             if claim in self.named:
                 return b",".join(value for name, value in self.fields if name == claim)
         return None
-
-    @property
-    def modern(self) -> bool:
-        """Whether the client speaks HTTP/1.1, so that chunks and kept connections are understood."""
-        return self.version == "1.1"
 
 
 Hosts = frozenset[bytes]
@@ -74,6 +74,24 @@ HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}
 UNRESERVED_AND_SUBDELIMS = "/!$&'()*+,;=:@-._~"
 
 
+@functools.lru_cache(maxsize=256)  # clients repeat themselves; at most 2 MiB of targets
+def _origin_form(target: bytes) -> bool:
+    """Whether a request target is a path that normalising would not change, and perhaps a query."""
+    found = TARGET.fullmatch(target)
+    if found is None or DOTS.search(found[1]):
+        return False
+    return b"%" not in found[1] or quote(unquote_to_bytes(found[1]), UNRESERVED_AND_SUBDELIMS).encode() == found[1]
+
+
+@functools.lru_cache(maxsize=256)
+def _host_name(value: bytes) -> bytes | None:
+    """The name in a value of Host, in lower case; None when the value is not well formed."""
+    found = HOST.fullmatch(value)
+    if found is None or int(found[2] or 0) > 65535:
+        return None
+    return found[1].lower()
+
+
 def version(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
     """1: exactly HTTP/1.1 or HTTP/1.0."""
     return None if head.version in ("1.1", "1.0") else Reason.HTTP_VERSION
@@ -81,27 +99,18 @@ def version(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
 
 def transfer_encoding(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
     """2: `chunked`, once, alone, and never on HTTP/1.0."""
-    coding = head.named.get(b"transfer-encoding")
-    if coding is None or (coding.lower() == b"chunked" and head.modern):
-        return None
-    return Reason.BAD_FRAMING
+    coding = head.named[b"transfer-encoding"]
+    return None if coding.lower() == b"chunked" and head.modern else Reason.BAD_FRAMING
 
 
 def no_upgrade(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
-    """3: no CONNECT, no Upgrade of any kind, no h2c."""
-    named = head.named
-    if head.method == b"CONNECT" or b"upgrade" in named or b"http2-settings" in named:
-        return Reason.BAD_FRAMING
-    return None
+    """3: no Upgrade of any kind, no h2c. (CONNECT's target is not in origin form, so rule 4 refuses it.)"""
+    return Reason.BAD_FRAMING
 
 
 def target(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
     """4: origin form, visible ASCII, no fragment, and a path that normalising would not change."""
-    if not TARGET.fullmatch(head.target) or DOTS.search(head.path):
-        return Reason.BAD_FRAMING
-    if b"%" in head.path and quote(unquote_to_bytes(head.path), UNRESERVED_AND_SUBDELIMS).encode() != head.path:
-        return Reason.BAD_FRAMING
-    return None
+    return None if _origin_form(head.target) else Reason.BAD_FRAMING
 
 
 def host(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
@@ -109,12 +118,10 @@ def host(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
     value = head.named.get(b"host")
     if value is None:
         return Reason.BAD_FRAMING if head.modern or hosts else None
-    found = HOST.fullmatch(value)
-    if not found or int(found[2] or 0) > 65535:
+    name = _host_name(value)
+    if name is None:
         return Reason.BAD_FRAMING
-    if not hosts or found[1].lower() in hosts or value.lower() in hosts:
-        return None
-    return Reason.MISDIRECTED
+    return None if not hosts or name in hosts or value.lower() in hosts else Reason.MISDIRECTED
 
 
 def names(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
@@ -137,52 +144,54 @@ def repeats(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
 
 def content_encoding(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
     """7: bodies are never decoded, so a coded one can't be read for routing."""
-    coding = head.named.get(b"content-encoding")
-    return None if coding is None or coding.lower() == b"identity" else Reason.UNSUPPORTED_ENCODING
+    return None if head.named[b"content-encoding"].lower() == b"identity" else Reason.UNSUPPORTED_ENCODING
 
 
 def expect(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
     """8: only `100-continue`."""
-    value = head.named.get(b"expect")
-    return None if value is None or value.lower() == b"100-continue" else Reason.EXPECTATION_FAILED
+    return None if head.named[b"expect"].lower() == b"100-continue" else Reason.EXPECTATION_FAILED
 
 
 def sizes(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
     """12: what the head may weigh. The connection has bounded it while it arrived; this is the exact limit."""
     if len(head.fields) > limits.header_count or len(head.target) > limits.url_bytes:
         return Reason.HEADERS_TOO_LARGE
-    return None
+    if head.weight <= limits.header_bytes:
+        return None  # all together weigh no more than one may
+    heaviest = max(len(name) + len(value) for name, value in head.fields)
+    return Reason.HEADERS_TOO_LARGE if heaviest > limits.header_bytes else None
 
 
 def body_size(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
     """12: what the body may weigh, as far as it is announced."""
-    length = head.named.get(b"content-length")
-    if length is None:
-        return None
+    length = head.named[b"content-length"]
     if not length.isdigit():
         return Reason.BAD_FRAMING
     return Reason.BODY_TOO_LARGE if int(length) > limits.body_bytes else None
 
 
-RULES: tuple[Callable[[Head, Limits, Hosts], Reason | None], ...] = (
-    version,
-    transfer_encoding,
-    no_upgrade,
-    target,
-    host,
-    names,
-    repeats,
-    content_encoding,
-    expect,
-    sizes,
-    body_size,
-)
+Rule = Callable[[Head, "Limits", Hosts], Reason | None]
+RULES: tuple[Rule, ...] = (version, target, host, names, repeats, sizes)
+"""What holds for every head."""
+FIELD_RULES: dict[bytes, Rule] = {
+    b"transfer-encoding": transfer_encoding,
+    b"upgrade": no_upgrade,
+    b"http2-settings": no_upgrade,
+    b"content-encoding": content_encoding,
+    b"expect": expect,
+    b"content-length": body_size,
+}
+"""What holds for a field, where it came."""
 
 
 def refusal(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
     """The first rule the head breaks, as the reason to refuse it."""
     for rule in RULES:
         reason = rule(head, limits, hosts)
+        if reason is not None:
+            return reason
+    for name in head.named.keys() & FIELD_RULES.keys():
+        reason = FIELD_RULES[name](head, limits, hosts)
         if reason is not None:
             return reason
     return None

@@ -89,8 +89,8 @@ class Plane:
         self.measure_clients = measure_clients
         """Whether the client's own round trip is read from the kernel (`deadline_from: client`)."""
         self.clock = clock
-        self.rng = rng or random.SystemRandom()
-        """Makes request ids."""
+        self.rng = rng or random.Random()  # noqa: S311
+        """Makes request ids, which must be distinct, not secret; the system's generator costs a call into the kernel."""
         self.strict = strict
         """Whether an illegal transition raises (tests) or is only counted."""
         self.draining = False

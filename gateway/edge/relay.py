@@ -17,7 +17,7 @@ from policies.request import Dispatch, Outcome
 
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 COMPLETION_TOKENS = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*([0-9]{1,9})')
-USAGE_TAIL = 2048
+USAGE_TAIL = 512
 """Where a reply's `usage` is looked for: engines write it last."""
 EXECUTED = EXECUTED_HEADER.encode()
 TIMING = TIMING_HEADER.encode()

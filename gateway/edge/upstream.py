@@ -36,7 +36,18 @@ class BadReplyError(Exception):
 class Reply:
     """One answer of a worker as far as it has arrived; the parser's callbacks fill it."""
 
-    __slots__ = ("_head", "awaited", "complete", "fields", "headed", "keep_alive", "parser", "parts", "size", "status")
+    __slots__ = (
+        "_unheaded",
+        "awaited",
+        "complete",
+        "fields",
+        "headed",
+        "keep_alive",
+        "parser",
+        "parts",
+        "size",
+        "status",
+    )
 
     def __init__(self) -> None:
         self.parser = httptools.HttpResponseParser(self)
@@ -56,12 +67,17 @@ class Reply:
         self.fields: Fields = []
         self.parts: list[bytes] = []
         self.size = 0
-        self._head = 0
+        self._unheaded = 0
 
     @property
     def began(self) -> bool:
         """Whether anything of it has arrived."""
         return not self.awaited or self.headed
+
+    def heavy(self, received: int) -> bool:
+        """Whether its head has grown beyond all reason, given the size of the last read."""
+        self._unheaded += received
+        return self._unheaded > MAX_REPLY_HEAD
 
     def take(self) -> bytes:
         """The body bytes that arrived since the last time."""
@@ -82,12 +98,11 @@ class Reply:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.headed:
             return  # trailers say nothing we pass on
-        self._head += len(name) + len(value)
         self.fields.append((name.lower(), value))
-        if self._head > MAX_REPLY_HEAD or len(self.fields) > MAX_REPLY_FIELDS:
-            raise BadReplyError("head too large")
 
     def on_headers_complete(self) -> None:
+        if len(self.fields) > MAX_REPLY_FIELDS:
+            raise BadReplyError("too many fields")
         self.status = self.parser.get_status_code()
         self.keep_alive = self.parser.should_keep_alive()
         if self.status >= 200:
@@ -184,9 +199,11 @@ class Link(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._garbled()
             return
-        caller = self.caller
+        reply, caller = self.reply, self.caller
         if caller is None:
             self.close()
+        elif not reply.headed and reply.heavy(len(data)):
+            self._garbled()
         else:
             _tell(caller, caller.received, self)
 
