@@ -7,6 +7,7 @@ instead of waiting. However it ends, the children end with it.
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -131,16 +132,35 @@ def invitation(gateways: Sequence[Gateway]) -> str:
 
 
 def nodes_table(region: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The nodes as one gateway sees them, by worker."""
-    table = Table(title=f"nodes, seen from {region}", title_justify="left")
-    for column in ("node", "region", "state", "quality"):
+    """The workers as one gateway sees them, the nearest first; the nodes of one worker share its row."""
+    table = Table(title=f"the fleet, seen from {region}", title_justify="left")
+    for column in ("worker", "region", "serves", "state"):
         table.add_column(column, no_wrap=True)
-    for column in ("$ an hour", "round trip", "waiting", "running", "sent"):
+    for column in ("$ an hour", "round trip", "wait", "waiting", "running", "in flight"):
         table.add_column(column, justify="right", no_wrap=True)
-    for row in sorted(rows, key=lambda row: (row["rtt_ms"] is None, row["rtt_ms"], row["node"])):
-        table.add_row(row["node"], row["region"], row["state"], *map(_cell, (row["quality"], row["price"])))
+    by_worker: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_worker.setdefault(row["worker"], []).append(row)
+    for worker, its in sorted(by_worker.items(), key=lambda pair: (_or_last(pair[1][0]["rtt_ms"]), pair[0])):
+        first = its[0]
+        serves = (
+            f"{' '.join(sorted({row['model'] for row in its}))} ({' '.join(sorted({row['variant'] for row in its}))})"
+        )
+        load = (first["waiting"], first["running"], first["sent"])
+        figures = (
+            _cell(first["price"], "{:.2f}"),
+            _cell(first["rtt_ms"], "{:.1f} ms"),
+            _cell(first["wait_ms"], "{:.0f} ms"),
+        )
+        table.add_row(
+            worker, first["region"], serves, first["state"], *figures, *(_cell(value, "{}") for value in load)
+        )
     return table
 
 
-def _cell(value: object) -> str:
-    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+def _or_last(milliseconds: float | None) -> float:
+    return math.inf if milliseconds is None else milliseconds
+
+
+def _cell(value: object, form: str) -> str:
+    return "-" if value is None else form.format(value)

@@ -1,5 +1,9 @@
+import io
+
+from rich.console import Console
+
 from loadtests import scenario, showcase
-from loadtests.demo import Wanted, invitation, verdict
+from loadtests.demo import Wanted, invitation, nodes_table, verdict
 from loadtests.embedded import Gateway, Ports
 from loadtests.report import Summary
 
@@ -26,3 +30,28 @@ def test_invitation_names_every_gateway_and_has_a_curl_line():
 def test_verdict_says_how_it_came_out():
     runs = {showcase.OURS: summary(10, 2e-6), "nearest": summary(10, 8e-6), "lowest_cost": summary(4, 1e-6)}
     assert "missed 0 deadlines where lowest_cost missed 6, and cost 25% of what nearest cost" in verdict(runs)
+
+
+def row(worker: str, model: str, rtt: float | None) -> dict[str, object]:
+    """As /admin/nodes gives it, as far as the table reads it."""
+    seen = {"rtt_ms": rtt, "wait_ms": 0.0, "waiting": None, "running": 1, "sent": 2}
+    return {
+        "worker": worker,
+        "model": model,
+        "variant": "int8",
+        "region": "eu",
+        "state": "serving",
+        "price": 1.5,
+        **seen,
+    }
+
+
+def test_table_has_a_row_per_worker_the_nearest_first_the_unmeasured_last():
+    console = Console(width=160, record=True, file=io.StringIO())
+    rows = [row("new", "m1", None), row("far", "m1", 80.25), row("near", "m2", 1.0), row("near", "m1", 1.0)]
+    console.print(nodes_table("eu", rows))
+    lines = [line for line in console.export_text().splitlines() if "serving" in line]
+    assert [line.split()[1] for line in lines] == ["near", "far", "new"]
+    assert "m1 m2 (int8)" in lines[0]
+    assert "80.2 ms" in lines[1]
+    assert " - " in lines[2]

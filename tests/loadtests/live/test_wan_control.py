@@ -1,10 +1,17 @@
+import socket
+import sys
+import time
+from statistics import median
+
 import click
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from loadtests import scenario
+from loadtests.embedded import fetch
 from loadtests.live.wan import Wan
 from loadtests.live.wan_control import control, parse_upstreams
+from loadtests.processes import Child, end_all
 
 DEMO = scenario.load()
 
@@ -80,3 +87,28 @@ def test_upstreams_are_parsed():
 def test_bad_upstreams_are_refused(pair):
     with pytest.raises(click.BadParameter):
         parse_upstreams([pair], {"a"})
+
+
+def test_the_process_delays_as_the_table_says(tmp_path):
+    """The real thing, on uvloop: the same tolerance as in test_wan.py, and for the same reasons."""
+    with socket.create_server(("127.0.0.1", 0)) as node:
+        upstream = f"us-a=127.0.0.1:{node.getsockname()[1]}"
+        command = [sys.executable, "-m", "loadtests.live.wan_control", "--upstream", upstream]
+        wan = Child("wan", command, tmp_path)
+        try:
+            host, _, port = fetch(f"{wan.wait_ready(20).split()[1]}/proxies")["us-a"]["listen"].partition(":")
+            source = DEMO.regions["europe-west4"].source_address
+            with socket.create_connection((host, int(port)), 5, (source, 0)) as client, node.accept()[0] as far:
+                taken = [_round_trip(client, far) for _ in range(9)]
+        finally:
+            end_all([wan])
+    rtt, _ = DEMO.round_trip("europe-west4", "us-central1")
+    assert rtt - 0.003 <= median(taken) <= rtt + 0.006
+
+
+def _round_trip(client, far):
+    sent = time.monotonic()
+    client.sendall(b"ping")
+    far.sendall(far.recv(4))
+    assert client.recv(4) == b"ping"
+    return time.monotonic() - sent
