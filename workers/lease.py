@@ -79,8 +79,13 @@ class Lease:
         self._lost = False
 
     async def run(self) -> None:
-        """Register, then beat until cancelled. Never ends by itself."""
-        while True:
+        """Register, then beat until cancelled. Never ends by itself.
+
+        Asks whether it was cancelled, because redis-py 8 loses a cancellation that meets a reply just arriving.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        while not task.cancelling():
             try:
                 async with asyncio.timeout(BEAT_TIMEOUT):
                     await self.beat()
@@ -90,7 +95,8 @@ class Lease:
             except Exception:
                 self.failures += 1
                 log.exception("heartbeat failed")
-            await self._pause()
+            if not task.cancelling():
+                await self._pause()
 
     async def beat(self) -> None:
         """Renew the lease once; write what is missing from the registry. Raises CONNECTION_ERRORS."""
