@@ -18,6 +18,9 @@ from workers.engines.onnx import OnnxEngine
 MAX_ROWS = 32
 """Texts per run of the graph: beyond this a CPU gains nothing and the first text only waits longer."""
 
+MAX_CHARACTERS = 20_000
+"""Of a text, only so much is tokenized: the context is a few hundred tokens, the tokenizer reads what it is given."""
+
 
 class Embedded(NamedTuple):
     """Vectors in the order of the texts, and how many tokens were read in all (padding not counted)."""
@@ -40,11 +43,11 @@ class Embedder:
         self.width = self.outputs[0].shape[-1]
 
     def count(self, text: str) -> int:
-        return len(self._tokenizer.encode(text).ids)
+        return len(self._tokenizer.encode(text[:MAX_CHARACTERS]).ids)
 
     def embed(self, texts: Sequence[str]) -> Embedded:
         """Embed every text; none give an array of no rows."""
-        encodings = self._tokenizer.encode_batch(list(texts))
+        encodings = self._tokenizer.encode_batch([text[:MAX_CHARACTERS] for text in texts])
         lengths = [len(encoding.ids) for encoding in encodings]
         vectors = np.empty((len(encodings), self.width), np.float32)
         order = sorted(range(len(encodings)), key=lengths.__getitem__)

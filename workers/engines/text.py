@@ -19,12 +19,15 @@ import tokenizers
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 """Roles a chat may use, and the role the template sees: newer clients say `developer` where older said `system`."""
+MAX_CHARACTERS = 200_000
+"""A prompt longer than this is refused unread: it fits no model served here, and tokenizing it takes 0.1 s and more."""
 MAX_STOPS = 4
 """OpenAI's own limit on `stop`."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How to choose the tokens of one answer. The defaults are OpenAI's, except that no seed means greedy-safe 0."""
+    """How to choose the tokens of one answer. The defaults are OpenAI's; without a `seed` from the client, the caller
+    draws one, because the same seed and prompt always give the same answer."""
 
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 1.0
     """0 is greedy: the likeliest token, always the same answer."""
@@ -78,7 +81,11 @@ class Text:
         """The bytes each token stands for; control tokens stand for none."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a plain prompt, opened with the begin token where the model has one."""
+        """Token ids of a plain prompt, opened with the begin token where the model has one.
+
+        Raises ValueError when it is absurdly long.
+        """
+        _bound(text)
         ids = self._plain.encode(text, add_special_tokens=False).ids
         return ids if self.begin is None else [self.begin, *ids]
 
@@ -91,13 +98,16 @@ class Text:
             raise ValueError("messages is empty: send at least one message")
         turns = [self._turn(i, message) for i, message in enumerate(messages)]
         prompt = self._template.render(messages=turns, add_generation_prompt=True)
+        _bound(prompt)
         return self._tokenizer.encode(prompt, add_special_tokens=False).ids
 
     def count(self, text: str) -> int:
         return len(self._plain.encode(text, add_special_tokens=False).ids)
 
     def _turn(self, index: int, message: Mapping[str, Any]) -> dict[str, str]:
-        role = ROLES.get(message.get("role", ""))
+        if not isinstance(message, Mapping):
+            raise ValueError(f"messages[{index}] must be an object with role and content")
+        role = ROLES.get(str(message.get("role")))
         if role is None:
             raise ValueError(f"messages[{index}].role must be one of {', '.join(ROLES)}")
         content = _flatten(message.get("content"), f"messages[{index}].content")
@@ -116,6 +126,11 @@ class Text:
         if text is None or text in self._markers:
             return b""
         return bytes(_BYTE_OF[character] for character in text)
+
+
+def _bound(text: str) -> None:
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"the prompt has {len(text)} characters; at most {MAX_CHARACTERS} are read")
 
 
 def _flatten(content: object, where: str) -> str:

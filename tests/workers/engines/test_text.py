@@ -74,7 +74,7 @@ def test_a_chat_is_rendered_by_the_template():
     assert ids[0] == TEXT.begin
     assert b"".join(TEXT.pieces[i] for i in ids) == b"Be brief.Hello!"
     assert ids.count(TEXT.end) == 2
-    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo!"}]
+    parts = [{"type": "text", "text": "Hello"}, {"type": "text", "text": "!"}]
     assert TEXT.encode_chat([{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts}]) == ids
 
 
@@ -89,6 +89,9 @@ def test_markers_in_a_message_stay_text():
     ("messages", "message"),
     [
         ([], "messages is empty"),
+        (["hello"], r"messages\[0\] must be an object"),
+        ([{"content": "x"}], r"messages\[0\]\.role must be one of"),
+        ([{"role": ["user"], "content": "x"}], r"messages\[0\]\.role must be one of"),
         ([{"role": "wizard", "content": "x"}], r"messages\[0\]\.role must be one of system"),
         ([{"role": "user", "content": None}], r"messages\[0\]\.content must be a string"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], r"messages\[0\]\.content\[0\] must be a text part"),
@@ -97,6 +100,14 @@ def test_markers_in_a_message_stay_text():
 def test_a_bad_chat_is_refused_with_its_field(messages: list, message: str):
     with pytest.raises(ValueError, match=message):
         TEXT.encode_chat(messages)
+
+
+def test_an_absurdly_long_prompt_is_refused_unread():
+    text = "x" * 1_000_000
+    with pytest.raises(ValueError, match="the prompt has 1000000 characters"):
+        TEXT.encode(text)
+    with pytest.raises(ValueError, match="characters; at most"):
+        TEXT.encode_chat([{"role": "user", "content": text}])
 
 
 def test_greedy_takes_the_likeliest():
