@@ -61,7 +61,7 @@ class Roster:
         self.drained: dict[str, set[str]] = {}
         """By region."""
         self.version = 0
-        """Grows with every change of membership or of a static record."""
+        """Grows with every change of membership, of a static record or of a drain."""
         self._sources = frozenset(sources)
         self._verify = verify
         self._emit = emit
@@ -140,6 +140,7 @@ class Roster:
         """Take the whole set of workers of a region that operators drain."""
         before, after = self.drained.get(region, set()), set(worker_ids)
         self.drained[region] = after
+        self.version += before != after
         for worker_id in (before ^ after) & self.members.keys():
             self._emit(DrainSet(worker_id, worker_id in after), now)
 

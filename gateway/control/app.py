@@ -1,0 +1,243 @@
+"""The control plane's HTTP side: health, metrics, and the operators' questions, on a port of its own.
+
+Every path stands in one table with who may ask it. Refusals have the data plane's JSON shape. A browser is no
+operator: requests that carry a foreign `Origin`, or on loopback a foreign `Host`, are refused (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+import orjson
+from aiohttp import web
+
+from gateway.auth import Keys
+from gateway.control.slot import Slot
+from gateway.openai import errors
+from policies.reason import TABLE, Reason
+from policies.request import Shed
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 16 * 1024 * 1024
+"""The data plane's default body limit: what can be sent can be explained."""
+IDLE_SECONDS = 60.0
+RECENT = 50
+"""Decisions listed when nobody says how many."""
+MAX_RECENT = 500
+FORWARDED = ("x-forwarded-for", "forwarded")
+
+Answer = Callable[[Slot, web.Request], Awaitable[web.Response]]
+KeysNow = Callable[[], Keys]
+
+
+class DrainOrder(msgspec.Struct, forbid_unknown_fields=True):
+    worker: str
+    on: bool = True
+
+
+class Route(NamedTuple):
+    method: str
+    path: str
+    answer: Answer
+    public: bool = False
+    """Whether it is answered without an admin key."""
+
+
+def build(slot: Slot, keys: KeysNow) -> web.Application:
+    """The application; `keys` gives those of the configuration in force."""
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[_guard(keys)])
+    for route in ROUTES:
+        app.router.add_route(route.method, route.path, _bound(route.answer, slot), name=None)
+    return app
+
+
+async def serve(slot: Slot, keys: KeysNow, host: str, port: int) -> tuple[web.AppRunner, int]:
+    """Listen; the runner to clean up, and the port in use. Raises OSError."""
+    runner = web.AppRunner(
+        build(slot, keys),
+        handler_cancellation=True,
+        access_log=None,
+        keepalive_timeout=IDLE_SECONDS,
+        lingering_time=1.0,
+        auto_decompress=False,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port, shutdown_timeout=1.0)
+        await site.start()
+    except OSError:
+        await runner.cleanup()
+        raise
+    return runner, runner.addresses[0][1]
+
+
+# The answers.
+
+
+async def _health(slot: Slot, _request: web.Request) -> web.Response:
+    return _json(slot.health())
+
+
+async def _ready(slot: Slot, _request: web.Request) -> web.Response:
+    ready, state = slot.readiness()
+    return _json(state, 200 if ready else 503)
+
+
+async def _metrics(slot: Slot, _request: web.Request) -> web.Response:
+    return web.Response(body=slot.metrics(), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+async def _nodes(slot: Slot, request: web.Request) -> web.Response:
+    return _json({"nodes": slot.nodes(request.query.get("model"))})
+
+
+async def _drain(slot: Slot, request: web.Request) -> web.Response:
+    try:
+        order = msgspec.json.decode(await request.read(), type=DrainOrder)
+    except (msgspec.MsgspecError, UnicodeError):
+        return refusal(Shed(Reason.BAD_REQUEST, 'Send {"worker": ID, "on": true or false}.'))
+    done = await slot.drain(order.worker, order.on)
+    if isinstance(done, Shed):
+        return refusal(done)
+    log.info("drain", extra={"worker": order.worker, "on": order.on, "key": request.get("key", "")})
+    return _json(done)
+
+
+async def _steer(slot: Slot, request: web.Request) -> web.Response:
+    asked = request.query.get("ip")
+    if asked is None:
+        forwarded = next((value for name in FORWARDED if (value := request.headers.get(name))), None)
+        return _json(slot.steer(request.remote or "", forwarded.encode() if forwarded else None))
+    try:
+        ipaddress.ip_address(asked)
+    except ValueError:
+        return refusal(Shed(Reason.BAD_REQUEST, "Not an IP address.", "ip"))
+    return _json(slot.steer(asked, None))
+
+
+async def _explain(slot: Slot, request: web.Request) -> web.Response:
+    path = request.match_info.get("path", "") or request.query.get("path", "")
+    fields = [(name.lower(), value) for name, value in request.raw_headers]
+    told = slot.explain(path, fields, await request.read(), request.remote or "")
+    return refusal(told) if isinstance(told, Shed) else _json(told)
+
+
+async def _explained(slot: Slot, request: web.Request) -> web.Response:
+    told = slot.explained(request.match_info["request_id"])
+    return refusal(told) if isinstance(told, Shed) else _json(told)
+
+
+async def _recent(slot: Slot, request: web.Request) -> web.Response:
+    count = request.query.get("n", str(RECENT))
+    if not count.isdigit():
+        return refusal(Shed(Reason.BAD_REQUEST, "Not a number.", "n"))
+    return _json({"decisions": slot.recent(min(int(count), MAX_RECENT))})
+
+
+ROUTES = (
+    Route("GET", "/healthz", _health, public=True),
+    Route("GET", "/readyz", _ready, public=True),
+    Route("GET", "/metrics", _metrics),
+    Route("GET", "/admin/nodes", _nodes),
+    Route("POST", "/admin/drain", _drain),
+    Route("GET", "/admin/steer", _steer),
+    Route("POST", "/admin/explain", _explain),
+    Route("POST", "/admin/explain{path:/v[12]/.+}", _explain),
+    Route("GET", "/admin/explain", _recent),
+    Route("GET", "/admin/explain/{request_id:.+}", _explained),
+)
+"""Everything this port answers. A client pointed at /admin/explain as its base URL gets explanations for answers."""
+PUBLIC = frozenset(route.path for route in ROUTES if route.public)
+
+
+# Who may ask, and how refusals look.
+
+
+def _guard(keys: KeysNow) -> Any:
+    @web.middleware
+    async def guard(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
+        request_id = f"adm-{secrets.token_hex(8)}"
+        try:
+            refused = _refused(request, keys())
+            answer = refusal(refused) if refused is not None else await handler(request)
+        except web.HTTPException as error:
+            answer = refusal(Shed(_REASONS.get(error.status, Reason.BAD_REQUEST)))
+        except Exception:  # a fault of ours: logged with its id, told without its text
+            log.exception("control fault", extra={"request_id": request_id, "path": request.path})
+            answer = refusal(Shed(Reason.INTERNAL))
+        answer.headers["x-request-id"] = request_id
+        return answer
+
+    return guard
+
+
+_REASONS = {404: Reason.NOT_FOUND, 405: Reason.METHOD_NOT_ALLOWED, 413: Reason.BODY_TOO_LARGE}
+
+
+def _refused(request: web.Request, keys: Keys) -> Shed | None:
+    """Why this request is not answered, if so. The path is the raw one that is served, too."""
+    loopback = _is_loopback(request.remote)
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        return Shed(Reason.FORBIDDEN, "Not from a page of another origin.")
+    resource = request.match_info.route.resource
+    if resource is not None and resource.canonical in PUBLIC:
+        return None
+    known = keys.admin(_bytes(request.headers.get("authorization")), loopback, _bytes(request.headers.get("x-api-key")))
+    if isinstance(known, Shed):
+        return known
+    if known.id == "local" and not _names_this_machine(request.headers.get("host", "")):
+        return Shed(Reason.MISDIRECTED)
+    request["key"] = known.id
+    return None
+
+
+def _names_this_machine(host: str) -> bool:
+    """Whether a `Host` is a loopback name or a literal address, which no foreign domain can be made to resolve to."""
+    name = urlsplit(f"//{host}").hostname or ""
+    return name == "localhost" or _is_address(name)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(peer: str | None) -> bool:
+    return peer is not None and _is_address(peer) and ipaddress.ip_address(peer).is_loopback
+
+
+def _bytes(value: str | None) -> bytes | None:
+    return None if value is None else value.encode("utf-8", "surrogateescape")
+
+
+def _bound(answer: Answer, slot: Slot) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def bound(request: web.Request) -> web.StreamResponse:
+        return await answer(slot, request)
+
+    return bound
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
+
+
+def refusal(shed: Shed) -> web.Response:
+    """A refusal in the shape of the data plane's."""
+    meaning = TABLE[shed.reason]
+    answer = web.Response(body=errors.body(shed), status=meaning.http, content_type="application/json")
+    answer.headers["x-should-retry"] = "true" if meaning.retry else "false"
+    wait = errors.retry_after(shed)
+    if wait is not None:
+        answer.headers["retry-after"] = str(wait)
+    return answer

@@ -1,0 +1,61 @@
+"""Figures that are read when somebody scrapes: the fleet, the registries, the measured regions, the configuration.
+
+Unlike `telemetry.py`'s counters they cost nothing in between. Labels are bounded: states and regions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice
+
+from gateway.control.slot import Generation
+from gateway.edge.plane import Plane
+from gateway.registry import Registry
+from gateway.telemetry import MAX_REGIONS, Gauge, Telemetry
+from policies.health import State
+
+Figures = dict[tuple[str, ...], float]
+
+
+def show(telemetry: Telemetry, plane: Plane, registry: Registry, generation: Callable[[], Generation]) -> None:
+    """Put every gauge on the page."""
+
+    def workers() -> Figures:
+        counted = Counter(state.health.state for state in plane.router.fleet.workers.values())
+        return {(state.value,): counted[state] for state in State}
+
+    def rtts() -> Figures:
+        regions = plane.router.fleet.regions().items()
+        return {(region,): trips.mean for region, trips in islice(regions, MAX_REGIONS) if trips.samples}
+
+    def ages() -> Figures:
+        return {(s.source,): math.inf if s.age is None else s.age for s in registry.standings()}
+
+    def live() -> Figures:
+        return {(s.source,): float(s.live) for s in registry.standings()}
+
+    def flag(value: Callable[[], float]) -> Callable[[], Figures]:
+        return lambda: {(): value()}
+
+    for gauge in (
+        Gauge("workers", "Workers by state.", ("state",), workers),
+        Gauge("nodes", "Model variants that may be routed to.", (), flag(lambda: len(plane.router.fleet.nodes()))),
+        Gauge("workers_doubted", "Workers kept though their registry lost them.", (),
+              flag(lambda: len(registry.roster.doubted))),
+        Gauge("region_rtt_seconds", "Smoothed round trip to a region's workers.", ("region",), rtts),
+        Gauge("registry_age_seconds", "Since the last complete read of a registry.", ("region",), ages),
+        Gauge("registry_live", "Whether a registry is heard.", ("region",), live),
+        Gauge("in_flight", "Attempts sent and not settled.", (), flag(lambda: plane.router.open)),
+        Gauge("draining", "Whether this gateway is shutting down.", (), flag(lambda: plane.draining)),
+        Gauge("traces", "Decisions that can be explained by request id.", (), flag(lambda: len(plane.ring))),
+        Gauge("geoip_failures", "Times the GeoIP database could not be used.", (),
+              flag(lambda: plane.locator.failures)),
+        Gauge("geoip_unknown", "Requests whose place was not found.", (), flag(lambda: plane.locator.unknown)),
+        Gauge("wheel_faults", "Timeouts whose action failed.", (), flag(lambda: plane.wheel.faults)),
+        Gauge("config_generation", "Number of the configuration in force.", (), flag(lambda: generation().number)),
+        Gauge("config_stale", "Whether the newest configuration file was refused.", (),
+              flag(lambda: bool(generation().refused))),
+    ):  # fmt: skip
+        telemetry.watch(gauge)
