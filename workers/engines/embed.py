@@ -47,7 +47,8 @@ class Embedder:
 
     def embed(self, texts: Sequence[str]) -> Embedded:
         """Embed every text; none give an array of no rows."""
-        encodings = self._tokenizer.encode_batch([text[:MAX_CHARACTERS] for text in texts])
+        # One by one: `encode_batch` would start threads of its own, on cores and CPU time that aren't this worker's.
+        encodings = [self._tokenizer.encode(text[:MAX_CHARACTERS]) for text in texts]
         lengths = [len(encoding.ids) for encoding in encodings]
         vectors = np.empty((len(encodings), self.width), np.float32)
         order = sorted(range(len(encodings)), key=lengths.__getitem__)
