@@ -36,6 +36,7 @@ routes:
 geoip: {{path: city.mmdb, max_age_s: 864000}}
 regions: {{eu-west: {{url: "https://eu.example", latitude: 53.3, longitude: -6.2}}}}
 probes: {{interval_s: 0.5}}
+health: {{ejection_s: 10}}
 limits: {{body_bytes: 1000}}
 upstream: {{source_address: 127.0.0.2}}
 snapshot: fleet.bin
