@@ -11,7 +11,6 @@ import functools
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote_to_bytes
 
 from policies.reason import Reason
 
@@ -68,19 +67,21 @@ SINGLE = frozenset(
 )
 """Fields of which two would leave it open which one counts."""
 NAME_BYTES = b"abcdefghijklmnopqrstuvwxyz0123456789-"
-TARGET = re.compile(rb"(/[A-Za-z0-9\-._~!$&'()*+,;=:@%/]*)(?:\?[!-~]*)?")
-DOTS = re.compile(rb"//|/\.{1,2}(?:/|\Z)")
+TARGET = re.compile(rb"(/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-F]{2})*)(?:\?[!-~]*)?")
+NOT_NORMAL = re.compile(
+    rb"//|/\.{1,2}(?:/|\Z)"  # segments that normalising removes
+    rb"|%(?:2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])"  # escapes of characters that need none
+    rb"|%(?:[01].|7F)"  # controls
+)
+"""What a normal path does not have (RFC 3986 section 6.2.2)."""
 HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?\.?)(?::([0-9]{1,5}))?")
-UNRESERVED_AND_SUBDELIMS = "/!$&'()*+,;=:@-._~"
 
 
 @functools.lru_cache(maxsize=256)  # clients repeat themselves; at most 2 MiB of targets
 def _origin_form(target: bytes) -> bool:
     """Whether a request target is a path that normalising would not change, and perhaps a query."""
     found = TARGET.fullmatch(target)
-    if found is None or DOTS.search(found[1]):
-        return False
-    return b"%" not in found[1] or quote(unquote_to_bytes(found[1]), UNRESERVED_AND_SUBDELIMS).encode() == found[1]
+    return found is not None and not NOT_NORMAL.search(found[1])
 
 
 @functools.lru_cache(maxsize=256)
@@ -152,6 +153,13 @@ def expect(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
     return None if head.named[b"expect"].lower() == b"100-continue" else Reason.EXPECTATION_FAILED
 
 
+def length(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
+    """2: a POST says where its body ends; else what follows could be taken for it, or it for a request."""
+    if head.method == b"POST" and not (b"content-length" in head.named or b"transfer-encoding" in head.named):
+        return Reason.BAD_FRAMING
+    return None
+
+
 def sizes(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
     """12: what the head may weigh. The connection has bounded it while it arrived; this is the exact limit."""
     if len(head.fields) > limits.header_count or len(head.target) > limits.url_bytes:
@@ -164,14 +172,14 @@ def sizes(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
 
 def body_size(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
     """12: what the body may weigh, as far as it is announced."""
-    length = head.named[b"content-length"]
-    if not length.isdigit():
+    announced = head.named[b"content-length"]
+    if not announced.isdigit():
         return Reason.BAD_FRAMING
-    return Reason.BODY_TOO_LARGE if int(length) > limits.body_bytes else None
+    return Reason.BODY_TOO_LARGE if int(announced) > limits.body_bytes else None
 
 
 Rule = Callable[[Head, "Limits", Hosts], Reason | None]
-RULES: tuple[Rule, ...] = (version, target, host, names, repeats, sizes)
+RULES: tuple[Rule, ...] = (version, target, host, names, repeats, length, sizes)
 """What holds for every head."""
 FIELD_RULES: dict[bytes, Rule] = {
     b"transfer-encoding": transfer_encoding,

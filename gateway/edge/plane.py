@@ -90,7 +90,7 @@ class Plane:
         """Whether the client's own round trip is read from the kernel (`deadline_from: client`)."""
         self.clock = clock
         self.rng = rng or random.Random()  # noqa: S311
-        """Makes request ids, which must be distinct, not secret; the system's generator costs a call into the kernel."""
+        """Makes request ids, which must be distinct, not secret."""
         self.strict = strict
         """Whether an illegal transition raises (tests) or is only counted."""
         self.draining = False
