@@ -137,7 +137,7 @@ def default_id(address: str) -> str:
 
 
 def load_key(path: Path) -> tuple[str, Sign]:
-    """The signing key a file holds, as `isochrone keys new worker` prints it: `ID.SEED`, the seed in URL-safe base64."""
+    """The signing key in a file, as `isochrone keys new worker` prints it: `ID.SEED`, the seed in URL-safe base64."""
     try:
         key_id, _, seed = path.read_text().strip().rpartition(".")
         key = Ed25519PrivateKey.from_private_bytes(base64.urlsafe_b64decode(seed))

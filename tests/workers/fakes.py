@@ -177,5 +177,5 @@ async def serving(*entries, queue_limit=64, executing=True):
 async def until(condition, seconds=5.0):
     """Wait for something that another thread or process brings about."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - another thread or process sets it, no event of ours
             await asyncio.sleep(0.002)

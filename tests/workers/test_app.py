@@ -1,0 +1,238 @@
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import aiohttp
+import openai
+import pytest
+
+from policies import records
+from tests.workers.attach import engine
+from tests.workers.fakes import Echo, text_entry, until
+from workers import app
+from workers.catalog import Catalog
+from workers.config import AttachConfig, ConfigError, Placement, ServeConfig
+
+
+@contextlib.asynccontextmanager
+async def process(*arguments):
+    """`isochrone worker ...` as a process that has said its ready line; the line's URL, and the process."""
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    started = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "workers", *arguments, stdout=subprocess.PIPE, env=environment
+    )
+    try:
+        line = await asyncio.wait_for(started.stdout.readline(), 20)
+        yield line.decode().removeprefix("ready ").strip(), started
+    finally:
+        if started.returncode is None:
+            started.kill()
+        await started.wait()
+        started._transport.close()
+
+
+def stored(client, worker_id="w1", region="eu-1"):
+    node = client.get(records.node_key(region, worker_id))
+    load = client.get(records.load_key(region, worker_id))
+    return node and records.open_worker(node, None), load and records.decode_load(load)
+
+
+def serve(redis_server, *models, **options):
+    arguments = ["serve", "--region", "eu-1", "--id", "w1", "--redis", redis_server.url, "--price-hour", "2"]
+    for model in models:
+        arguments += ["--model", model]
+    for name, value in options.items():
+        arguments += [f"--{name.replace('_', '-')}", str(value)]
+    return process(*arguments)
+
+
+@pytest.mark.slow
+async def test_ready_means_registered_and_serving(redis_server):
+    async with serve(redis_server, "digits", "tinychat", variants="int8,fp32") as (url, _):
+        with redis_server.client() as client:
+            worker, load = stored(client)
+        assert f"http://{worker.address}" == url
+        assert [(e.model, e.variant) for e in worker.endpoints] == [
+            *(("digits", variant) for variant in ("int8", "fp32")),
+            *(("tinychat", variant) for variant in ("int8", "fp32")),
+        ]
+        assert worker.price == records.MarginalPrice(usd_per_hour=2.0)
+        assert (load.worker, load.waiting, load.draining) == ("w1", 0, False)
+        pixels = {"name": "pixels", "shape": [1, 64], "datatype": "FP32", "data": [0.0] * 64}
+        async with aiohttp.ClientSession() as session:
+            async with session.post(f"{url}/v2/models/digits/infer", json={"inputs": [pixels]}) as reply:
+                answer = await reply.json()
+            assert answer["outputs"][0]["shape"] == [1, 10]
+            async with session.get(f"{url}/healthz") as reply:
+                assert json.loads(await reply.read())["boot"] == worker.boot
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as ai:
+            said = await ai.chat.completions.create(
+                model="tinychat", messages=[{"role": "user", "content": "Hello"}], max_tokens=5, temperature=0
+            )
+        assert said.choices[0].message.content
+
+
+@pytest.mark.slow
+async def test_sigterm_finishes_the_stream_in_flight_refuses_new_work_and_leaves_the_registry(redis_server):
+    async with (
+        serve(redis_server, "tinychat") as (url, started),
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as ai,
+    ):
+        asked = {"model": "tinychat", "prompt": "Tell me", "extra_body": {"ignore_eos": True}}
+        stream = await ai.completions.create(max_tokens=450, stream=True, **asked)
+        await anext(aiter(stream))
+        started.send_signal(signal.SIGTERM)
+        with redis_server.client() as client:
+            await until(lambda: (load := stored(client)[1]) is None or load.draining)
+            rest = [chunk async for chunk in stream]
+            assert rest[-1].choices[0].finish_reason == "length"
+            assert len(rest) > 100
+            assert await asyncio.wait_for(started.wait(), 5) == 0
+            assert stored(client) == (None, None)
+            assert client.sismember(records.ids_key("eu-1"), "w1"), "only gateways remove ids"
+
+
+@pytest.mark.slow
+async def test_while_it_drains_new_requests_are_refused_unexecuted(redis_server):
+    async with serve(redis_server, "tinychat") as (url, started), aiohttp.ClientSession() as session:
+        body = {"model": "tinychat", "prompt": "Tell me", "max_tokens": 480, "stream": True, "ignore_eos": True}
+        async with session.post(f"{url}/v1/completions", json=body) as first:
+            await first.content.readline()
+            started.send_signal(signal.SIGINT)
+            statuses = []
+            async with asyncio.timeout(5):
+                while 503 not in statuses:
+                    async with session.post(f"{url}/v1/completions", json=body | {"max_tokens": 1}) as second:
+                        statuses.append(second.status)
+                        headers = second.headers
+            assert headers["x-isochrone-executed"] == "0"
+            assert b"[DONE]" in await first.read()
+        assert await asyncio.wait_for(started.wait(), 5) == 0
+
+
+@pytest.mark.slow
+async def test_redis_flushed_frozen_and_killed_costs_no_request(redis_server):
+    pixels = {"name": "pixels", "shape": [1, 64], "datatype": "FP32", "data": [0.0] * 64}
+    statuses = []
+
+    async def ask_on(session, url):
+        while True:
+            async with session.post(f"{url}/v2/models/digits/infer", json={"inputs": [pixels]}) as reply:
+                statuses.append(reply.status)
+                await reply.read()
+            await asyncio.sleep(0.005)
+
+    async with serve(redis_server, "digits") as (url, _), aiohttp.ClientSession() as session:
+        asking = asyncio.ensure_future(ask_on(session, url))
+        with redis_server.client() as client:
+            client.flushall()
+            await until(lambda: None not in stored(client), seconds=1.0)
+        redis_server.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(0.6)
+        redis_server.process.send_signal(signal.SIGCONT)
+        redis_server.stop()
+        seen = len(statuses)
+        await until(lambda: len(statuses) > seen + 50)
+        redis_server.start()
+        with redis_server.client() as client:
+            await until(lambda: None not in stored(client))
+        asking.cancel()
+        await asyncio.wait([asking])
+    assert set(statuses) == {200}
+
+
+@pytest.mark.slow
+async def test_attach_registers_the_engine_itself_under_the_names_it_lists(redis_server):
+    async with engine.running() as vllm:
+        vllm.models = ["org/chat", "org/embed"]
+        vllm.waiting = 20
+        place = ["--region", "us-1", "--id", "v1", "--price-hour", "3", "--redis", redis_server.url]
+        async with process("attach", vllm.url, "--engine", "vllm", *place) as (url, started):
+            with redis_server.client() as client:
+                worker, load = stored(client, "v1", "us-1")
+                assert f"http://{worker.address}" == vllm.url == url
+                assert (worker.engine, worker.health_path, worker.variant_header) == ("vllm", "/health", False)
+                assert [endpoint.model for endpoint in worker.endpoints] == ["org/chat", "org/embed"]
+                assert (load.waiting, load.running, load.backlog) == (20, 0, None)
+                started.send_signal(signal.SIGTERM)
+                assert await asyncio.wait_for(started.wait(), 5) == 0
+                assert stored(client, "v1", "us-1") == (None, None)
+
+
+@contextlib.asynccontextmanager
+async def stopping(engine, **config):
+    """A worker in this process with a long stream in flight; yields what stops it and its run."""
+    stop, lines = app.Stop(asyncio.Event(), asyncio.Event()), []
+    settings = ServeConfig(placement=Placement(region="r"), **config)
+    run = asyncio.ensure_future(app.run(Catalog([text_entry(engine)]), settings, lines.append, stop))
+    await until(lambda: lines)
+    url = lines[0].removeprefix("ready ")
+    body = {"model": "echo", "prompt": "ab", "max_tokens": 500, "stream": True}
+    async with aiohttp.ClientSession() as session, session.post(f"{url}/v1/completions", json=body) as reply:
+        assert reply.status == 200
+        yield stop, run
+    await run
+
+
+async def test_a_second_signal_ends_the_drain():
+    async with stopping(Echo(pause=0.05)) as (stop, run):
+        stop.asked.set()
+        done, _ = await asyncio.wait([run], timeout=0.3)
+        assert not done, "it waits for the stream"
+        stop.now.set()
+        await asyncio.wait_for(asyncio.shield(run), 3)
+
+
+async def test_a_drain_has_its_time():
+    async with stopping(Echo(pause=0.05), drain_seconds=0.1) as (stop, run):
+        stop.asked.set()
+        await asyncio.wait_for(asyncio.shield(run), 3)
+
+
+def attach_config(**fields):
+    told = {"url": "http://127.0.0.1:1", "engine": "openai", "prefill_tps": 1.0, "decode_tps": 1.0, "max_batch": 1}
+    return AttachConfig(placement=Placement(region="r", redis="redis://127.0.0.1:1"), **(told | fields))
+
+
+async def test_an_engine_that_lists_nothing_needs_names():
+    with pytest.raises(ConfigError, match="--model"):
+        await app.attach(attach_config(), print)
+
+
+async def test_endpoints_are_as_told():
+    (endpoint,) = await app.listed(attach_config(models=(("chat", "org/Chat"),), variant="bf16", quality=0.9), None)
+    assert (endpoint.model, endpoint.served_name, endpoint.variant, endpoint.quality) == (
+        "chat",
+        "org/Chat",
+        "bf16",
+        0.9,
+    )
+
+
+async def test_nothing_to_serve_is_a_mistake():
+    with pytest.raises(ConfigError, match="nothing to serve"):
+        await app.serve(ServeConfig(placement=Placement(region="r")), print)
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://e:8000", "e:8000"),
+        ("http://e:8000/v1", "e:8000"),
+        ("e:8000", "e:8000"),
+        ("http://e", "e:80"),
+        ("http://[::1]:8000/", "[::1]:8000"),
+    ],
+)
+def test_engine_addresses(url, address):
+    assert app.engine_address(url) == (f"http://{address}", address)
+
+
+@pytest.mark.parametrize("url", ["https://e:1", "http://e:1/api", "http://e:99999", "http://e:1?a=b", "http://"])
+def test_other_engine_urls_are_refused(url):
+    with pytest.raises(ConfigError):
+        app.engine_address(url)

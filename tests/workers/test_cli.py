@@ -1,0 +1,98 @@
+import logging
+
+import pytest
+from click.testing import CliRunner
+
+from policies.records import MarginalPrice, TokenPrice
+from workers import app, cli
+from workers.config import ConfigError
+
+
+@pytest.fixture
+def invoke(monkeypatch):
+    """Run a command line; what would have been started comes back instead."""
+    told = []
+
+    def note(config, announce):
+        told.append(config)
+
+        async def started():
+            announce("ready http://x")
+
+        return started()
+
+    monkeypatch.setattr(app, "serve", note)
+    monkeypatch.setattr(app, "attach", note)
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+
+    def run(*arguments):
+        result = CliRunner().invoke(cli.worker, [str(argument) for argument in arguments])
+        return result, told[-1] if told else None
+
+    return run
+
+
+def test_serve_takes_every_option(invoke):
+    result, config = invoke(
+        *("serve", "--model", "digits", "--model", "tinychat", "--manifest", "m.json", "--variants", "int8,fp32"),
+        *("--region", "eu-1", "--zone", "a", "--cloud", "c", "--price-hour", "2.5", "--egress-gb", "0.09"),
+        *("--accelerator", "one core", "--power-watts", "15", "--id", "w1", "--host", "0.0.0.0", "--port", "9000"),
+        *("--advertise", "w1:9000", "--redis", "redis://r", "--key", "k", "--queue-limit", "9", "--drain-seconds", "3"),
+    )
+    place = config.placement
+    assert (result.exit_code, result.stdout) == (0, "ready http://x\n")
+    assert (config.models, [str(p) for p in config.manifests]) == (("digits", "tinychat"), ["m.json"])
+    assert (config.variants, config.host, config.port) == (("int8", "fp32"), "0.0.0.0", 9000)
+    assert (place.region, place.zone, place.cloud, place.id) == ("eu-1", "a", "c", "w1")
+    assert (place.price, place.egress_usd_per_gb) == (MarginalPrice(usd_per_hour=2.5), 0.09)
+    assert (place.accelerator, place.power_watts, place.advertise) == ("one core", 15, "w1:9000")
+    assert (place.redis, str(place.key)) == ("redis://r", "k")
+    assert (config.queue_limit, config.drain_seconds) == (9, 3)
+
+
+def test_attach_takes_every_option(invoke):
+    result, config = invoke(
+        *("attach", "http://e:8000", "--engine", "vllm", "--model", "chat=org/Chat", "--model", "other"),
+        *("--variant", "bf16", "--quality", "0.99", "--price-in", "0.5", "--price-out", "1.5", "--region", "us-1"),
+        *("--prefill-tps", "9000", "--decode-tps", "80", "--max-batch", "64", "--redis", "redis://r", "--id", "v1"),
+    )
+    assert result.exit_code == 0
+    assert (config.url, config.engine) == ("http://e:8000", "vllm")
+    assert config.models == (("chat", "org/Chat"), ("other", "other"))
+    assert (config.variant, config.quality, config.max_batch) == ("bf16", 0.99, 64)
+    assert (config.prefill_tps, config.decode_tps) == (9000, 80)
+    assert config.placement.price == TokenPrice(input_usd_per_mtok=0.5, output_usd_per_mtok=1.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["attach", "http://e", "--engine", "other"], "choose among openai, vllm"),
+        (["attach", "http://e"], "--engine"),
+        (["attach", "http://e", "--engine", "vllm", "--price-in", "1", "--price-hour", "1"], "exclude each other"),
+        (["serve", "--port", "99999"], "--port"),
+        (["serve", "--nonsense"], "--nonsense"),
+    ],
+)
+def test_options_that_cannot_be_used_end_with_status_2(invoke, arguments, says):
+    result, _ = invoke(*arguments)
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+@pytest.mark.parametrize(("error", "status"), [(ConfigError("no region"), 2), (OSError("port is taken"), 1)])
+def test_faults_are_said_without_a_traceback(invoke, monkeypatch, error, status):
+    async def fail(config, announce):
+        raise error
+
+    monkeypatch.setattr(app, "serve", fail)
+    result, _ = invoke("serve", "--model", "digits")
+    assert result.exit_code == status
+    assert str(error) in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_help_names_both_commands():
+    shown = CliRunner().invoke(cli.worker, ["--help"]).output
+    assert "serve" in shown
+    assert "attach" in shown

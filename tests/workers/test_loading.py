@@ -1,0 +1,89 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from workers import loading, manifest
+from workers.catalog import TENSOR, TEXT
+from workers.engines.embed import Embedded
+from workers.manifest import ManifestError
+from workers.queue import Result
+from workers.runners import Batched, Slotted
+
+DIGITS = manifest.packaged("digits")
+
+
+def test_every_variant_of_a_manifest_is_served_with_its_quality():
+    catalog = loading.catalog([DIGITS])
+    assert list(catalog.models["digits"]) == ["fp32", "int8"]
+    entry = catalog.find("digits", "int8", TENSOR)
+    assert isinstance(entry.runner, Batched)
+    assert (entry.endpoint.quality, entry.endpoint.task) == (
+        manifest.read(DIGITS).variant("int8").quality,
+        "classification",
+    )
+    assert entry.inputs[0].datatype == "FP32"
+
+
+def test_the_curve_is_fitted_to_this_machine_as_a_whole():
+    entry = loading.catalog([DIGITS], ["fp32"]).entries()[0]
+    told = manifest.read(DIGITS).variant("fp32").curve
+    by = entry.endpoint.curve.base / told.base
+    assert by > 0
+    assert entry.endpoint.curve.item == pytest.approx(told.item * by)
+
+
+def test_the_named_variants_are_served_in_their_order():
+    assert list(loading.catalog([DIGITS], ["int8", "fp32"]).models["digits"]) == ["int8", "fp32"]
+    assert list(loading.catalog([DIGITS], ["int4", "int8"]).models["digits"]) == ["int8"]
+
+
+def test_a_model_without_any_of_the_named_variants_says_which_it_has():
+    with pytest.raises(ManifestError, match=r"none of --variants int4.*fp32, int8"):
+        loading.catalog([DIGITS], ["int4"])
+
+
+def test_tensors_of_several_requests_are_one_call_and_come_back_to_their_owners():
+    entry = loading.catalog([DIGITS], ["fp32"]).entries()[0]
+    rng = np.random.default_rng(1)
+    works = [{"pixels": rng.random((rows, 64), np.float32)} for rows in (1, 3, 2)]
+    together = entry.runner._attempt(works)
+    alone = [entry.runner._attempt([work])[0] for work in works]
+    assert all(isinstance(event, Result) for event in together)
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.value["probabilities"], other.value["probabilities"], atol=1e-5)
+
+
+def test_sentences_of_several_requests_keep_their_vectors_and_their_tokens():
+    class Lengths:
+        def embed(self, texts):
+            return Embedded(np.array([[len(text)] for text in texts], np.float32), sum(map(len, texts)))
+
+        def count(self, text):
+            return len(text)
+
+    (first, second) = loading.run_sentences(Lengths(), [["a", "bb"], ["ccc"]])
+    assert (first[0].tolist(), first[1]) == ([[1.0], [2.0]], 3)
+    assert (second[0].tolist(), second[1]) == ([[3.0]], 3)
+    assert loading.run_sentences(Lengths(), [["a", "bb"]])[0][1] == 3
+
+
+def test_a_text_model_has_as_many_slots_as_its_manifest_says():
+    catalog = loading.catalog([manifest.packaged("tinychat")], ["int8"])
+    entry = catalog.find("tinychat", "", TEXT)
+    assert isinstance(entry.runner, Slotted)
+    assert entry.runner.slots == entry.endpoint.max_batch
+    assert entry.context == manifest.read(manifest.packaged("tinychat")).context
+
+
+def test_a_manifest_that_lacks_what_its_engine_needs_says_so(tmp_path):
+    shutil.copytree(DIGITS.parent, tmp_path / "digits", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    path = tmp_path / "digits" / DIGITS.name
+    for engine, needed in (("slots", "chat"), ("embed", "context")):
+        told = json.loads(DIGITS.read_text())
+        for variant in told["variants"]:
+            variant["engine"] = engine
+        path.write_text(json.dumps(told))
+        with pytest.raises(ManifestError, match=needed):
+            loading.catalog([path])
