@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 
 from gateway import auth, tables
@@ -21,6 +21,8 @@ from gateway.config import ConfigError
 from gateway.inquiry import Inquiry, RefusedError, UnreachableError
 
 REFRESH_SECONDS = 1.0
+WIDTH = 132
+"""Columns the widest table needs."""
 DEFAULT_CONTROL = "http://127.0.0.1:8081"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -36,12 +38,21 @@ def asking(command: Command) -> Command:
     return command
 
 
-class Exit(click.ClickException):
-    """One clear line on stderr, and an exit status."""
+class RefusedExit(click.ClickException):
+    """One clear line on stderr and status 1: it was asked, and the answer is no."""
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.exit_code = status
+
+class UnreachableExit(click.ClickException):
+    """One clear line on stderr and status 2: nobody could be asked."""
+
+    exit_code = 2
+
+
+def screen() -> Console:
+    """Where tables go. In a narrow terminal, or a pipe, long lines are better than cut words."""
+    console = Console()
+    console.width = max(console.width, WIDTH)
+    return console
 
 
 def ask(inquiry: Inquiry, method: str, path: str, **options: Any) -> Any:
@@ -49,9 +60,9 @@ def ask(inquiry: Inquiry, method: str, path: str, **options: Any) -> Any:
     try:
         return inquiry.ask(method, path, **options)
     except UnreachableError as error:
-        raise Exit(str(error), 2) from None
+        raise UnreachableExit(str(error)) from None
     except RefusedError as error:
-        raise Exit(str(error), 1) from None
+        raise RefusedExit(str(error)) from None
 
 
 @click.command()
@@ -61,7 +72,7 @@ def ask(inquiry: Inquiry, method: str, path: str, **options: Any) -> Any:
 @asking
 def nodes(control: str, admin_key: str, model: str | None, as_json: bool, watch: bool) -> None:
     """List the nodes a gateway knows, with what it measured of them."""
-    inquiry, console = Inquiry(control, admin_key), Console()
+    inquiry, console = Inquiry(control, admin_key), screen()
 
     def rows() -> Any:
         return ask(inquiry, "GET", "/admin/nodes", query={"model": model} if model else {})
@@ -98,7 +109,7 @@ def explain(
     control: str, admin_key: str, what: str | None, request_id: str | None, as_json: bool, **asked: Any
 ) -> None:
     """Say where a request for MODEL would go now and why, or why REQUEST_ID went where it went."""
-    inquiry, console = Inquiry(control, admin_key), Console()
+    inquiry, console = Inquiry(control, admin_key), screen()
     if what is None and request_id is None:
         raise click.UsageError("name a model or a request id")
     told = None
@@ -107,11 +118,18 @@ def explain(
     elif what is not None:
         told = _decided(inquiry, what)
     if told is not None:
-        console.print(inquiry.text(told) if as_json else tables.decided(told), soft_wrap=as_json)
+        show(console, told, tables.decided, as_json)
         return
     assert what is not None
     told = ask(inquiry, "POST", "/admin/explain", body=imagined(what, asked))
-    console.print(inquiry.text(told) if as_json else tables.explained(told), soft_wrap=as_json)
+    show(console, told, tables.explained, as_json)
+
+
+def show(console: Console, told: Any, table: Callable[[Any], RenderableType], as_json: bool) -> None:
+    if as_json:
+        click.echo(Inquiry.text(told))
+    else:
+        console.print(table(told))
 
 
 def _decided(inquiry: Inquiry, what: str) -> Any:
@@ -119,10 +137,10 @@ def _decided(inquiry: Inquiry, what: str) -> Any:
     try:
         return inquiry.ask("GET", f"/admin/explain/{what}")
     except UnreachableError as error:
-        raise Exit(str(error), 2) from None
+        raise UnreachableExit(str(error)) from None
     except RefusedError as error:
         if error.status != 404:
-            raise Exit(str(error), 1) from None
+            raise RefusedExit(str(error)) from None
         return None
 
 
@@ -170,7 +188,7 @@ def check(file: Path) -> None:
     try:
         config = configuration.load(file)
     except ConfigError as error:
-        raise Exit(str(error), 1) from None
+        raise RefusedExit(str(error)) from None
     count = len(config.routes)
     click.echo(f"{file}: good ({count} route{'' if count == 1 else 's'}, region {config.region})")
 
@@ -188,7 +206,10 @@ def keys() -> None:
 def new(kind: str, key_id: str, pepper: str, out: Path | None) -> None:
     """Make a key: the secret is printed once (a worker's is written to a file), with the YAML to paste."""
     if kind == "worker":
-        _new_worker_key(key_id, out or Path(f"{key_id}.pem"))
+        out = out or Path(f"{key_id}.pem")
+        if out.stem != key_id:
+            raise click.UsageError(f"a worker reads its key's id from the file's name: call it {key_id}.pem")
+        _new_worker_key(key_id, out)
         return
     secret, digest = auth.make_client_key(key_id, pepper)
     section = "clients" if kind == "client" else "admins"
@@ -202,6 +223,6 @@ def _new_worker_key(key_id: str, out: Path) -> None:
         out.touch(mode=0o600, exist_ok=False)
         out.write_bytes(pem)
     except OSError as error:
-        raise Exit(f"{out}: {error.strerror or error}", 1) from None
+        raise RefusedExit(f"{out}: {error.strerror or error}") from None
     click.echo(f"# The signing key is in {out}: start the worker with --key {out}.")
     click.echo(f"# For gateway.yaml:\nregistry:\n  keys:\n    - id: {key_id}\n      public_key: {public}")

@@ -75,6 +75,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def _message(raw: bytes, status: int) -> str:
     try:
-        return str(json.loads(raw)["error"]["message"])
+        error = json.loads(raw)["error"]
+        return f"{error['message']} ({error['param']})" if error["param"] else str(error["message"])
     except (ValueError, KeyError, TypeError):
         return f"status {status}"

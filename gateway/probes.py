@@ -106,7 +106,7 @@ class Probes:
     def _schedule(self, target: Target, delay: float) -> None:
         target.due = self._clock() + delay
         heapq.heappush(self._queue, (target.due, next(self._tickets), target))
-        if delay == 0.0:
+        if self._queue[0][2] is target:
             self._wake.set()
 
     # Probing.

@@ -38,7 +38,7 @@ def explained(told: Row) -> RenderableType:
     table = Table(box=None, header_style="bold")
     table.add_column("node", no_wrap=True)
     table.add_column("region", no_wrap=True)
-    for name in ("network", "wait", "prefill", "decode", "total", "spread", "cost", last_column(told)):
+    for name in ("network", "wait", "prefill", "decode", "total", "spread", "$ a million", last_column(told)):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict")
     for row in told["candidates"]:
@@ -90,11 +90,11 @@ def counterfactuals(told: Row) -> str:
 
 
 def _difference(other: Row, compared: bool) -> str:
-    absolute = f"{_usd(other['cost_usd'])} and {_s(other['mean_s'])}"
+    absolute = f"{_usd(other['cost_usd'])} a million and {_s(other['mean_s'])}"
     if not compared:
         return absolute
     dearer, slower = other["extra_cost_usd"], other["extra_s"]
-    cost = f"{_usd(abs(dearer))} {'more' if dearer >= 0 else 'less'}"
+    cost = f"{_usd(abs(dearer))} a million {'more' if dearer >= 0 else 'less'}"
     pace = f"{_s(abs(slower))} {'slower' if slower >= 0 else 'faster'}"
     return f"{cost} and {pace} ({absolute})"
 
@@ -109,7 +109,7 @@ def decided(told: Row) -> RenderableType:
         table.add_column("")
         for _, name in PARTS:
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("cost", justify="right", no_wrap=True)
+        table.add_column("$ a million", justify="right", no_wrap=True)
         for name in ("predicted", "actual"):
             row = attempt[name]
             if row is not None:
@@ -157,4 +157,5 @@ def _s(seconds: float | None) -> str:
 
 
 def _usd(dollars: float | None) -> str:
-    return "-" if dollars is None else f"${dollars:.3g}" if abs(dollars) >= 1e-3 else f"${dollars * 1e6:.3g}e-6"
+    """Dollars for a million such requests: one costs too little to read."""
+    return "-" if dollars is None else f"${dollars * 1e6:,.4g}"

@@ -235,7 +235,11 @@ def _json(value: object, status: int = 200) -> web.Response:
 def refusal(shed: Shed) -> web.Response:
     """A refusal in the shape of the data plane's."""
     meaning = TABLE[shed.reason]
-    answer = web.Response(body=errors.body(shed), status=meaning.http, content_type="application/json")
+    body = errors.body(shed)
+    if shed.reason is Reason.NOT_FOUND and shed.detail:  # the path is right, what it names is not there
+        error = {"message": shed.detail, "type": meaning.type, "param": shed.param, "code": meaning.code}
+        body = orjson.dumps({"error": error})
+    answer = web.Response(body=body, status=meaning.http, content_type="application/json")
     answer.headers["x-should-retry"] = "true" if meaning.retry else "false"
     wait = errors.retry_after(shed)
     if wait is not None:
