@@ -25,6 +25,9 @@ TYPES = {
     "tensor(bool)": ("BOOL", np.bool_),
 }
 WARNINGS_AND_WORSE = 3
+SLOWER_FUSIONS = ["SkipLayerNormFusion"]
+"""Fuses a residual into its norm, whose kernel takes five times as long on a CPU as the two apart: without it the int8
+encoder is 16 % faster (ONNX Runtime 1.32)."""
 
 
 def open_session(path: Path) -> ort.InferenceSession:
@@ -38,7 +41,9 @@ def open_session(path: Path) -> ort.InferenceSession:
     if not path.is_file():
         raise ValueError(f"{path}: no such model file")
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER_FUSIONS
+        )
     except Exception as error:  # ONNX Runtime's own exceptions share no public base class
         raise ValueError(f"{path}: ONNX Runtime cannot load it: {error}") from error
 

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 FUSED = "com.microsoft"
-"""ONNX Runtime's own operators: one kernel for a rotary embedding or a residual with its norm, where ONNX needs six."""
+"""ONNX Runtime's own operators: one kernel for a rotary embedding, where plain ONNX needs six."""
 
 
 class Writer:
