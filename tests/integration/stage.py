@@ -84,11 +84,11 @@ class Stage(Embedded):
 
 
 @contextlib.contextmanager
-def stage(workers: int = 3, **options: Any) -> Iterator[tuple[Stage, Any, list[Emulated]]]:
-    """A gateway in europe-west4 and some workers it knows."""
+def stage(workers: int = 3, policy: str = "round_robin", **options: Any) -> Iterator[tuple[Stage, Any, list[Emulated]]]:
+    """A gateway in europe-west4 and some workers it knows; by default in turn, so that every one gets requests."""
     with Stage() as made:
         emulated = [made.emulate(f"w{number}", **options) for number in range(1, workers + 1)]
-        gateway = made.start_gateway("europe-west4")
+        gateway = made.start_gateway("europe-west4", policy=policy)
         made.await_nodes(gateway, workers)
         yield made, gateway, emulated
 

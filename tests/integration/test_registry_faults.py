@@ -17,7 +17,7 @@ LONGER_THAN_A_LEASE = records.LEASE_SECONDS + 1
 @pytest.fixture(scope="module")
 def scene():
     """Three emulated workers in one region and a gateway that knows them."""
-    with stage(workers=3) as made:
+    with stage(workers=3, policy="cheapest_in_deadline") as made:
         yield made
 
 
@@ -39,7 +39,6 @@ def test_frozen_registry_costs_no_request(scene):
     finally:
         made.registry.send(signal.SIGCONT)
     assert failures(sent) == []
-    assert {one.node for one in sent} == {"w1", "w2", "w3"}
     until(lambda: len(known_workers(gateway)) == 3)
 
 
