@@ -106,10 +106,8 @@ class ClientConnection(asyncio.Protocol, Alarm):
         "_size",
         "_target",
         "_throttled",
-        "_trailers",
         "_transport",
         "_waiting",
-        "_weight",
     )
 
     _transport: asyncio.Transport
@@ -135,8 +133,6 @@ class ClientConnection(asyncio.Protocol, Alarm):
         self._arrived = 0.0
         self._seen = 0
         self._fresh = False
-        self._weight = 0
-        self._trailers = 0
         self._target = b""
         self._fields: Fields = []
         self._head: Head | None = None
@@ -201,7 +197,7 @@ class ClientConnection(asyncio.Protocol, Alarm):
         self._arrived = self._plane.clock()
         self._phase = HEAD
         self._fresh = True
-        self._seen = self._weight = self._trailers = 0
+        self._seen = 0
         self._target = b""
         self._fields = []
         self._head = None
@@ -213,19 +209,12 @@ class ClientConnection(asyncio.Protocol, Alarm):
             self._stop(Reason.HEADERS_TOO_LARGE)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head is not None:
-            self._trailers += 1  # dropped: nothing we forward has a place for them
-            if self._trailers > MAX_TRAILERS or len(value) > self._plane.limits.header_bytes:
-                self._stop(Reason.HEADERS_TOO_LARGE)
-            return
-        self._fields.append((name.lower(), value.rstrip(b" \t")))
-        self._weight += len(name) + len(value)
-        if self._weight > self._plane.limits.head_bytes:
-            self._stop(Reason.HEADERS_TOO_LARGE)
+        self._fields.append((name, value))  # the hottest line: what it may weigh is checked between reads
 
     def on_headers_complete(self) -> None:
         plane, parser = self._plane, self._parser
-        head = Head(parser.get_method(), self._target, parser.get_http_version(), self._fields, self._weight)
+        head = Head(parser.get_method(), self._target, parser.get_http_version(), self._fields)
+        self._fields = []  # trailers, from here on: dropped, since nothing we forward has a place for them
         self._phase = BODY
         reason = gate.refusal(head, plane.limits, plane.hosts)
         if reason is not None:
@@ -247,18 +236,21 @@ class ClientConnection(asyncio.Protocol, Alarm):
         elif isinstance(body, bytearray):
             body += data
         else:
-            self._body = bytearray(body) + data
+            self._body = body = bytearray(body)
+            body += data
         if len(self._body) > self._plane.limits.body_bytes:
             self._stop(Reason.BODY_TOO_LARGE)
 
     def on_message_complete(self) -> None:
         self._phase = IDLE
+        self._continue = False
+        if len(self._fields) > MAX_TRAILERS:
+            self._stop(Reason.HEADERS_TOO_LARGE)
         assert self._head is not None
         assert self._client is not None
         body = self._body
         raw = body if isinstance(body, bytes) else bytes(body)
         self._waiting.append(Waiting(self._head, raw, self._client, self._arrived, self._keep))
-        self._continue = False
         if len(self._waiting) > self._plane.limits.pipelined:
             self._stop(Reason.BAD_REQUEST)
 
@@ -279,6 +271,8 @@ class ClientConnection(asyncio.Protocol, Alarm):
                 self._refuse(Shed(Reason.HEADERS_TOO_LARGE))
             plane.wheel.set(self, self._arrived + plane.limits.header_timeout_s)
         elif self._phase is BODY:
+            if len(self._fields) > MAX_TRAILERS:
+                self._refuse(Shed(Reason.HEADERS_TOO_LARGE))
             plane.wheel.set(self, self._body_due())
 
     def _body_due(self) -> float:

@@ -23,16 +23,14 @@ Fields = list[tuple[bytes, bytes]]
 class Head:
     """The head of one client request, as parsed; `named` holds the last value of every field name."""
 
-    __slots__ = ("fields", "method", "modern", "named", "path", "target", "version", "weight")
+    __slots__ = ("fields", "method", "modern", "named", "path", "target", "version")
 
-    def __init__(self, method: bytes, target: bytes, version: str, fields: Fields, weight: int) -> None:
+    def __init__(self, method: bytes, target: bytes, version: str, fields: Fields) -> None:
         self.method = method
         self.target = target
         self.version = version
-        self.fields = fields
+        self.fields = fields = [(name.lower(), value.rstrip(b" \t")) for name, value in fields]
         """Names in lower case, in the order they came."""
-        self.weight = weight
-        """Bytes of all names and values."""
         self.modern = version == "1.1"
         """Whether the client speaks HTTP/1.1, so that chunks and kept connections are understood."""
         self.named = dict(fields)
@@ -162,12 +160,13 @@ def length(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
 
 def sizes(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
     """12: what the head may weigh. The connection has bounded it while it arrived; this is the exact limit."""
-    if len(head.fields) > limits.header_count or len(head.target) > limits.url_bytes:
+    fields = head.fields
+    if len(fields) > limits.header_count or len(head.target) > limits.url_bytes:
         return Reason.HEADERS_TOO_LARGE
-    if head.weight <= limits.header_bytes:
-        return None  # all together weigh no more than one may
-    heaviest = max(len(name) + len(value) for name, value in head.fields)
-    return Reason.HEADERS_TOO_LARGE if heaviest > limits.header_bytes else None
+    weights = [len(name) + len(value) for name, value in fields]
+    if weights and (max(weights) > limits.header_bytes or sum(weights) > limits.head_bytes):
+        return Reason.HEADERS_TOO_LARGE
+    return None
 
 
 def body_size(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
@@ -198,8 +197,10 @@ def refusal(head: Head, limits: Limits, hosts: Hosts) -> Reason | None:
         reason = rule(head, limits, hosts)
         if reason is not None:
             return reason
-    for name in head.named.keys() & FIELD_RULES.keys():
-        reason = FIELD_RULES[name](head, limits, hosts)
-        if reason is not None:
-            return reason
+    named = head.named
+    for name, rule in FIELD_RULES.items():
+        if name in named:
+            reason = rule(head, limits, hosts)
+            if reason is not None:
+                return reason
     return None

@@ -205,7 +205,11 @@ class Link(asyncio.Protocol):
         elif not reply.headed and reply.heavy(len(data)):
             self._garbled()
         else:
-            _tell(caller, caller.received, self)
+            try:
+                caller.received(self)
+            except Exception:
+                log.exception("%r failed", caller)
+                caller.broke()
 
     def _garbled(self) -> None:
         caller = self.caller

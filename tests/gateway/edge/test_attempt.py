@@ -85,7 +85,7 @@ def test_in_deadline(fields: dict[str, float], kept: bool) -> None:
 
 
 def test_a_repeat_says_so_and_the_budget_is_what_is_left() -> None:
-    client = Head(b"POST", b"/v1/x", "1.1", [(b"host", b"h"), (b"te", b"trailers"), (b"accept", b"*/*")], 0)
+    client = Head(b"POST", b"/v1/x", "1.1", [(b"host", b"h"), (b"te", b"trailers"), (b"accept", b"*/*")])
     head = attempt(number=2, deadline=5.0).head(client, b"/v1/x", 3, b"r-1", b"", 1.5)
     lines = head.split(b"\r\n")
     assert lines[0] == b"POST /v1/x HTTP/1.1"

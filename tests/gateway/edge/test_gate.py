@@ -19,7 +19,7 @@ def head(
     *fields: tuple[bytes, bytes], target: bytes = b"/v1/models", method: bytes = b"GET", version: str = "1.1"
 ) -> Head:
     given: Fields = [(b"host", b"a"), *fields]
-    return Head(method, target, version, given, sum(len(name) + len(value) for name, value in given))
+    return Head(method, target, version, given)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def head(
         (head((b"expect", b"200-ok")), Reason.EXPECTATION_FAILED),
         (head((b"content-length", b"16777216")), None),
         (head((b"content-length", b"16777217")), Reason.BODY_TOO_LARGE),
-        (head((b"content-length", b"1 ")), Reason.BAD_FRAMING),
+        (head((b"content-length", b"1x")), Reason.BAD_FRAMING),
         (head((b"x", b"a" * 8192)), Reason.HEADERS_TOO_LARGE),
         (head((b"x", b"a" * 8000), (b"y", b"a" * 8000)), None),
         (head(*[(b"x", b"")] * 100), Reason.HEADERS_TOO_LARGE),
@@ -69,12 +69,12 @@ def test_rules(given: Head, reason: Reason | None) -> None:
     ],
 )
 def test_only_the_hosts_we_answer_for(value: bytes, reason: Reason | None) -> None:
-    given = Head(b"GET", b"/", "1.1", [(b"host", value)], 10)
+    given = Head(b"GET", b"/", "1.1", [(b"host", value)])
     assert refusal(given, LIMITS, frozenset({b"api.example"})) is reason
 
 
 def test_a_1_0_client_may_send_no_host_unless_hosts_are_listed() -> None:
-    given = Head(b"GET", b"/", "1.0", [], 0)
+    given = Head(b"GET", b"/", "1.0", [])
     assert refusal(given, LIMITS, ANY) is None
     assert refusal(given, LIMITS, frozenset({b"a"})) is Reason.BAD_FRAMING
 
