@@ -50,7 +50,6 @@ class Attempt:
         "link",
         "named",
         "outcome",
-        "patience",
         "pool",
         "resent",
         "router",
@@ -64,7 +63,6 @@ class Attempt:
         self.pool = pool
         self.link: Link | None = None
         self.limit = _limit(dispatch)
-        self.patience = _patience(dispatch, self.limit)
         self.sent = 0.0
         self.resent = False
         """Whether it was written a second time, after losing the idle-timeout race."""
@@ -90,6 +88,19 @@ class Attempt:
     def stale(self) -> bool:
         """Whether a loss so soon, on a link used before, may be the worker closing an idle connection."""
         return self.link is not None and self.link.used > 1 and not self.link.reply.began and not self.resent
+
+    @property
+    def patience(self) -> float:
+        """Seconds of silence after which another worker should be tried, as far as the budget lets one be tried."""
+        dispatch = self.dispatch
+        eta = dispatch.eta
+        expected = eta.first_token if dispatch.request.stream else eta.total + LONGER_ANSWERS * eta.decode
+        return max(min(expected + SPREADS * eta.spread, self.limit - dispatch.at), self.least_patience)
+
+    @property
+    def least_patience(self) -> float:
+        """Seconds of silence granted whatever was predicted: cheap to know, so the alarm is set to this at first."""
+        return min(SILENCE, (self.limit - self.dispatch.at) / 2)
 
     def hear(self, link: Link, now: float) -> None:
         """The worker said something."""
@@ -164,11 +175,3 @@ def _limit(dispatch: Dispatch) -> float:
     if dispatch.status is Status.BEST_EFFORT:
         return max(limit, dispatch.at + dispatch.eta.total + request.patience)
     return limit
-
-
-def _patience(dispatch: Dispatch, limit: float) -> float:
-    """Seconds of silence after which another worker should be tried, as far as the budget lets one be tried."""
-    eta = dispatch.eta
-    expected = eta.first_token if dispatch.request.stream else eta.total + LONGER_ANSWERS * eta.decode
-    budget = limit - dispatch.at
-    return min(max(expected + SPREADS * eta.spread, min(SILENCE, budget / 2)), budget)

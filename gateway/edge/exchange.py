@@ -271,7 +271,7 @@ class Exchange(Alarm):
         path, raw = self._addressed(attempt)
         head = attempt.head(self.head, path, len(raw), self.id.encode(), self._asked.traceparent, now)
         link.send(self, head, raw)
-        self._plane.wheel.set(self, min(attempt.limit, now + attempt.patience))
+        self._plane.wheel.set(self, now + attempt.least_patience)
 
     def _addressed(self, attempt: Attempt) -> tuple[bytes, bytes]:
         """Target and body as this worker wants them: by its engine's own name for the model, if it has one."""
@@ -422,6 +422,8 @@ class Exchange(Alarm):
             self._route(request, now)
         elif attempt is None or now >= attempt.limit:
             self._fail(Reason.DEADLINE_EXCEEDED)
+        elif self.state is SENT and now < attempt.sent + attempt.patience:
+            self._plane.wheel.set(self, min(attempt.limit, attempt.sent + attempt.patience))
         elif self.state in (CONNECT, SENT):
             self._give_up(attempt, now)
         elif now < attempt.heard + STALL or self._outlet.paused:

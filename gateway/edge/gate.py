@@ -43,9 +43,10 @@ class Head:
     @property
     def forwarded(self) -> bytes | None:
         """What proxies before us claim about the client's address; who believes it is geo.py's to decide."""
-        for claim in (b"x-forwarded-for", b"forwarded"):
-            if claim in self.named:
-                return b",".join(value for name, value in self.fields if name == claim)
+        named = self.named
+        if b"x-forwarded-for" in named or b"forwarded" in named:
+            claim = b"x-forwarded-for" if b"x-forwarded-for" in named else b"forwarded"
+            return b",".join([value for name, value in self.fields if name == claim])
         return None
 
 

@@ -82,6 +82,7 @@ class Plane:
         self.ring = ring
         self.limits = limits
         self.upstream = upstream
+        upstream.count = telemetry.count
         self.wheel = wheel
         self.hosts = frozenset(host.lower().encode() for host in hosts)
         """Lower-case names this gateway answers for; empty means any."""

@@ -256,6 +256,7 @@ class Pool:
         while idle:
             link = idle.popitem()[0]
             if not link.transport.is_closing():
+                self._pools.count("upstream.reused")
                 return link
         return None
 
@@ -270,8 +271,10 @@ class Pool:
 
     def drop(self, link: Link) -> None:
         """A link is gone, or about to be."""
-        self._links.discard(link)
-        self._idle.pop(link, None)
+        if link in self._links:
+            self._links.discard(link)
+            self._idle.pop(link, None)
+            self._pools.count("upstream.closed")
 
     def connect(self, caller: Caller, seconds: float) -> None:
         """Let `caller` have the next link: one being made for it, or one released before that."""
@@ -282,12 +285,14 @@ class Pool:
 
     def opened(self, link: Link) -> None:
         """A connection was made."""
+        self._pools.count("upstream.opened")
         self.connecting -= 1
         self._links.add(link)
         self.put(link)
 
     def failed(self) -> None:
         """A connection could not be made."""
+        self._pools.count("upstream.failed")
         self.connecting -= 1
         if len(self._waiting) > self.connecting:  # else whoever it was for has found another link
             caller = self._next()
@@ -315,6 +320,10 @@ class Pool:
             link.close()
 
 
+def _ignore(name: str) -> None:
+    """Nobody counts."""
+
+
 class Pools(Alarm):
     """All pools of one gateway process, by address."""
 
@@ -326,6 +335,7 @@ class Pools(Alarm):
         "_wheel",
         "clock",
         "connect_timeout",
+        "count",
         "max_connections",
     )
 
@@ -350,6 +360,8 @@ class Pools(Alarm):
         """Per address."""
         self._pools: dict[str, Pool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.count: Callable[[str], None] = _ignore
+        """Told of every connection opened, reused, closed or failed; the plane puts its telemetry here."""
         wheel.set(self, clock() + SWEEP_SECONDS)
 
     def __repr__(self) -> str:

@@ -23,11 +23,12 @@ SLOTS = 1024
 class Alarm:
     """Something that may run out of time. A subclass says in `ring` what then happens."""
 
-    __slots__ = ("_due", "_slot", "_tick")
+    __slots__ = ("_due", "_slot", "_turn")
 
     def __init__(self) -> None:
         self._due = math.inf
-        self._tick = 0
+        self._turn = 0.0
+        """When its slot comes round, at the earliest."""
         self._slot: set[Alarm] | None = None
 
     def ring(self, now: float) -> None:
@@ -54,15 +55,13 @@ class TimerWheel:
     def set(self, alarm: Alarm, due: float) -> None:
         """Let `alarm` ring at `due`, whatever it was set to before; infinity is never."""
         alarm._due = due
-        if due == math.inf:
-            return  # if it waits in a slot, it is dropped when that comes round
-        tick = int(due / self._width) + 1
         slot = alarm._slot
         if slot is not None:
-            if tick >= alarm._tick:
-                return  # it waits in an earlier slot already, and is put back when that comes round
+            if due >= alarm._turn:
+                return  # it waits in an earlier slot already, and is put back, or dropped, when that comes round
             slot.discard(alarm)
-        self._put(alarm, tick)
+        if due < math.inf:
+            self._put(alarm, due)
 
     def clear(self, alarm: Alarm) -> None:
         """Forget the alarm: it will not ring."""
@@ -70,9 +69,13 @@ class TimerWheel:
             alarm._slot.discard(alarm)
             alarm._slot = None
 
-    def _put(self, alarm: Alarm, tick: int) -> None:
-        tick = min(max(tick, self._cursor + 1), self._cursor + self._count - 1)
-        alarm._tick = tick
+    def _put(self, alarm: Alarm, due: float) -> None:
+        tick = int(due / self._width) + 1
+        if tick <= self._cursor:
+            tick = self._cursor + 1
+        elif tick - self._cursor >= self._count:
+            tick = self._cursor + self._count - 1
+        alarm._turn = tick * self._width
         alarm._slot = slot = self._slots[tick % self._count]
         slot.add(alarm)
 
@@ -92,7 +95,7 @@ class TimerWheel:
         alarm._slot = None
         if alarm._due > now:
             if alarm._due < math.inf:
-                self._put(alarm, int(alarm._due / self._width) + 1)
+                self._put(alarm, alarm._due)
             return
         try:
             alarm.ring(now)
