@@ -191,7 +191,7 @@ def sent_from(planned: Planned, answer: Answer, took: float, began: float, bill:
         status=answer.status,
         error=answer.error,
         request_id=headers.get("x-request-id", ""),
-        node=headers.get("x-route-node", "").partition("/")[0],
+        node=headers.get("x-route-node", ""),
         region=headers.get("x-route-region", ""),
         variant=headers.get("x-route-variant", ""),
         predicted=float(eta) / 1e3 if eta else None,

@@ -225,7 +225,7 @@ class Client:
             status=reply.status,
             error=reply.error or ("" if ok else _code(reply)),
             request_id=headers.get("x-request-id", ""),
-            node=headers.get("x-route-node", "").partition("/")[0],
+            node=headers.get("x-route-node", ""),
             region=headers.get("x-route-region", ""),
             variant=headers.get("x-route-variant", ""),
             predicted=float(eta) / 1e3 if eta else None,

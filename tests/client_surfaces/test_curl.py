@@ -9,8 +9,10 @@ CHAT = json.dumps({"model": "tinychat", "messages": [{"role": "user", "content":
 def curl(*arguments: str) -> tuple[int, dict[str, str], str]:
     """Status, headers (lower case) and body."""
     command = ["curl", "--silent", "--show-error", "--max-time", "20", "--include", *arguments]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    head, _, body = output.partition("\r\n\r\n")
+    rest = subprocess.run(command, capture_output=True, check=True).stdout.decode()
+    head, _, body = rest.partition("\r\n\r\n")
+    while head.startswith("HTTP/1.1 1"):  # 100 Continue
+        head, _, body = body.partition("\r\n\r\n")
     status, *fields = head.split("\r\n")
     return int(status.split()[1]), {k.lower(): v for k, _, v in (field.partition(": ") for field in fields)}, body
 

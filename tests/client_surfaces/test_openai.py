@@ -100,13 +100,13 @@ def test_provider_field_is_obeyed(client):
     raw = client.chat.completions.with_raw_response.create(
         model="tinychat", messages=HELLO, max_tokens=2, extra_body={"provider": {"only": ["us-a"]}}
     )
-    assert raw.headers["x-route-node"].startswith("us-a/")
+    assert raw.headers["x-route-node"] == "us-a"
     assert raw.parse().choices[0].message.content is not None
 
 
-def test_flex_is_the_cheapest_whatever_the_deadline(client):
+def test_flex_is_the_cheapest(client):
     raw = client.chat.completions.with_raw_response.create(
-        model="tinychat", messages=HELLO, max_tokens=2, service_tier="flex", extra_headers={"x-deadline-ms": "50"}
+        model="tinychat", messages=HELLO, max_tokens=2, service_tier="flex"
     )
     assert raw.headers["x-route-region"] == "asia-northeast1"
 

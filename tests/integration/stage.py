@@ -129,7 +129,7 @@ def failures(sent: list[Sent]) -> list[str]:
 
 
 def worker_of(headers: dict[str, str]) -> str:
-    return headers["x-route-node"].partition("/")[0]
+    return headers["x-route-node"]
 
 
 def until(condition: Callable[[], Any], seconds: float = 5.0, pause: float = 0.02) -> Any:

@@ -55,7 +55,7 @@ def test_a_decided_request_is_explained_by_its_id_predicted_against_actual(gatew
     headers = chat(gateway, model="tinychat", headers={"x_deadline_ms": 300, "x_request_id": "told-1"})
     told = fetch(f"{gateway.control}/admin/explain/told-1")
     (attempt,) = told["attempts"]
-    assert attempt["node"] == headers["x-route-node"]
+    assert attempt["node"].startswith(f"{headers['x-route-node']}/tinychat:")
     assert (told["status"], attempt["outcome"], told["deadline_ms"]) == (200, "ok", 300)
     for part in ("network_ms", "queue_ms", "prefill_ms", "decode_ms", "total_ms", "cost_usd"):
         assert attempt["predicted"][part] is not None

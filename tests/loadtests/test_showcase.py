@@ -43,7 +43,7 @@ def test_what_is_asked_travels_in_headers():
 def test_cost_is_the_bill_of_all_attempts():
     planned = Planned(3, 0.0, MIX.kinds[0], 8, 8, 1, seed=1)
     headers = {
-        "x-route-node": "eu-a/digits:fp32",
+        "x-route-node": "eu-a",
         "x-route-eta-ms": "4.5",
         "x-route-attempts": "2",
         "x-request-id": "r",

@@ -10,7 +10,7 @@ from loadtests.workload import Arrivals, Call, Kind, Planned, Workload
 
 CHAT = Kind(name="chat", call=Call.CHAT, model="m", deadline=0.2, min_quality=0.9)
 OK = (
-    b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-request-id: r-1\r\nx-route-node: n1/m:fp32\r\nx-route-region: eu\r\n"
+    b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-request-id: r-1\r\nx-route-node: n1\r\nx-route-region: eu\r\n"
     b"x-route-variant: fp32\r\nx-route-eta-ms: 12.5\r\nx-route-cost-usd: 0.000002\r\nx-route-attempts: 2\r\n\r\n{}"
 )
 EVENT = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
