@@ -20,6 +20,8 @@ QUEUE_LIMIT = 256
 """Jobs that may wait: about two seconds of work for the slowest bundled model, more would only time out."""
 DRAIN_SECONDS = 30.0
 """Longest wait for requests in flight at shutdown; container platforms kill after 30 s."""
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+ANY_ADDRESS = ("0.0.0.0", "[::]")  # noqa: S104 - compared with, not bound to
 
 
 class ConfigError(Exception):
@@ -107,6 +109,8 @@ def record(
     variant_header: bool = True,
 ) -> Worker:
     """The static record, checked against the registry's schema before anyone else has to."""
+    if not placement.advertise and placement.redis and address.rpartition(":")[0] in ANY_ADDRESS:
+        raise ConfigError(f"{address} is no address a gateway can reach: give --advertise HOST:PORT")
     worker = Worker(
         id=placement.id or default_id(address),
         boot=boot,
@@ -131,9 +135,10 @@ def record(
 
 
 def default_id(address: str) -> str:
-    """Host name and port: stable over restarts, distinct on one machine."""
-    name = f"{socket.gethostname()}-{address.rpartition(':')[2]}"
-    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-")[-64:]
+    """Host and port, this machine's name for its own addresses: stable over restarts, distinct in a fleet."""
+    host, _, port = address.rpartition(":")
+    name = f"{socket.gethostname() if host in (*LOOPBACK, *ANY_ADDRESS) else host}-{port}"
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)[-64:].lstrip("._-")
 
 
 def load_key(path: Path) -> tuple[str, Sign]:

@@ -27,8 +27,8 @@ from workers.runners import Batched, Slotted, seconds
 TRIAL_PROMPT = 20
 TRIAL_TOKENS = 16
 """Tokens read and written by a text trial: like the prompts that manifests are measured with."""
-TRIAL_TEXT = "The quick brown fox jumps over the lazy dog while seven wizards quietly watch from the old stone bridge."
-"""About 25 tokens, a sentence of ordinary length."""
+TRIAL_TEXT = " ".join(["the"] * 30)
+"""32 tokens with the two that frame a text: what manifests of encoders are measured with."""
 
 Built = tuple[float, Callable[[], object], Callable[[Endpoint], Entry]]
 """A loaded engine: seconds its trial should take, the trial, and how it becomes an entry once its curve is fitted."""
@@ -102,7 +102,8 @@ def _text(folder: Path, manifest: Manifest, variant: Variant) -> Built:
     def entry(endpoint: Endpoint) -> Entry:
         return Entry(endpoint, TEXT, Slotted(endpoint, engine), text=text, context=engine.context)
 
-    predicted = seconds(variant.curve, prompt_tokens=TRIAL_PROMPT, output_tokens=TRIAL_TOKENS)
+    # The first token comes with the prompt.
+    predicted = seconds(variant.curve, prompt_tokens=TRIAL_PROMPT, output_tokens=TRIAL_TOKENS - 1)
     return predicted, trial, entry
 
 

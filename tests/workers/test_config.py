@@ -10,8 +10,8 @@ from workers import config
 from workers.config import ConfigError, Placement
 
 
-def record(**place):
-    return config.record(Placement(region="eu-1", **place), boot="b", address="127.0.0.1:80", endpoints=(endpoint(),))
+def record(address="127.0.0.1:80", **place):
+    return config.record(Placement(region="eu-1", **place), boot="b", address=address, endpoints=(endpoint(),))
 
 
 def test_a_record_says_what_was_told():
@@ -40,6 +40,15 @@ def test_the_default_id_is_stable_valid_and_tells_two_ports_apart():
     assert first.endswith("-8000")
     assert second.endswith("-8001")
     assert record().id == config.default_id("127.0.0.1:80")
+    assert config.default_id("gpu-7.example:8000") == "gpu-7.example-8000"
+    assert len(record(address=f"{'h' * 100}:80").id) == 64
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:80", "[::]:80"])
+def test_an_address_that_nobody_can_reach_is_not_registered(address):
+    with pytest.raises(ConfigError, match="--advertise"):
+        record(address=address, redis="redis://r")
+    assert record(address=address, redis="redis://r", advertise="w1:80").address == "w1:80"
 
 
 def test_prices_are_by_the_hour_or_by_the_token():
