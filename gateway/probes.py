@@ -52,6 +52,8 @@ class Target(msgspec.Struct):
     due: float = 0.0
     """When it is to be probed next; queue entries that say otherwise are out of date."""
     busy: bool = False
+    urgent: bool = False
+    """Whether somebody waits for its next answer."""
 
 
 class Probes:
@@ -97,6 +99,7 @@ class Probes:
             target = self._targets.get(worker_id)
             if target is not None:
                 target.failures = 0
+                target.urgent = True
                 self._schedule(target, 0.0)
 
     def pace(self) -> float:
@@ -127,7 +130,7 @@ class Probes:
             while True:
                 target = await self._next()
                 await slots.acquire()
-                target.busy = True
+                target.busy, target.urgent = True, False
                 tasks.create_task(self._probe(session, target)).add_done_callback(lambda _: slots.release())
 
     async def _next(self) -> Target:
@@ -141,7 +144,8 @@ class Probes:
                     return target
             pause = self._queue[0][0] - now if self._queue else None
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+                async with asyncio.timeout(pause):  # wait_for of Python 3.11 may swallow a cancellation
+                    await self._wake.wait()
 
     async def _probe(self, session: aiohttp.ClientSession, target: Target) -> None:
         try:
@@ -163,7 +167,8 @@ class Probes:
             target.busy = False
             if self._targets.get(target.worker.id) is target:
                 slower = min(SLOWEST, 2 ** max(0, target.failures - 3))
-                self._schedule(target, self.pace() * slower * self._rng.uniform(0.8, 1.2))
+                pause = self.pace() * slower * self._rng.uniform(0.8, 1.2)
+                self._schedule(target, 0.0 if target.urgent else pause)
 
     async def _get(self, session: aiohttp.ClientSession, target: Target) -> bool:
         """One request; whether it was on a reused connection and so was timed. Raises what a probe may fail of."""

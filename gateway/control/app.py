@@ -66,11 +66,12 @@ async def serve(slot: Slot, keys: KeysNow, host: str, port: int) -> tuple[web.Ap
         access_log=None,
         keepalive_timeout=IDLE_SECONDS,
         lingering_time=1.0,
+        shutdown_timeout=1.0,
         auto_decompress=False,
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port, shutdown_timeout=1.0)
+        site = web.TCPSite(runner, host, port)
         await site.start()
     except OSError:
         await runner.cleanup()

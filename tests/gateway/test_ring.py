@@ -1,0 +1,107 @@
+"""The memory of decisions: bounded, by id, predicted beside actual."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gateway.ring import Ring, Trace, encode
+from policies.reason import Reason
+from policies.request import Outcome, Shed
+from tests.gateway.members import dispatch, node, request
+
+
+def trace(request_id: str = "r1") -> Trace:
+    return Trace(request_id=request_id)
+
+
+def test_it_keeps_the_newest() -> None:
+    ring = Ring(3)
+    for index in range(5):
+        ring.add(trace(f"r{index}"))
+    assert len(ring) == 3
+    assert ring.find("r1") is None
+    assert ring.find("r2") is not None
+    assert [kept.request_id for kept in ring.recent(2)] == ["r4", "r3"]
+    assert len(ring.recent(100)) == 3
+
+
+def test_a_repeated_id_keeps_the_newest_and_its_age() -> None:
+    ring = Ring(2)
+    first, second = trace("a"), trace("a")
+    ring.add(first)
+    ring.add(trace("b"))
+    ring.add(second)
+    ring.add(trace("c"))
+    assert ring.find("a") is second
+    assert ring.find("b") is None
+
+
+def test_traces_do_not_share_attempts() -> None:
+    one, two = trace(), trace()
+    one.attempts.append((dispatch(), None))
+    assert two.attempts == []
+
+
+def test_the_sink_sees_every_trace_and_its_faults_cost_nothing() -> None:
+    seen: list[str] = []
+    dropped: list[Exception] = []
+
+    def sink(taken: Trace) -> None:
+        if taken.request_id == "full":
+            raise OSError("disk full")
+        seen.append(taken.request_id)
+
+    ring = Ring(sink=sink, dropped=dropped.append, wall=lambda: 5.0)
+    for request_id in ("a", "full", "b"):
+        ring.add(trace(request_id))
+    assert seen == ["a", "b"]
+    assert [str(error) for error in dropped] == ["disk full"]
+    assert ring.recent(1)[0].wall == 5.0
+    assert ring.find("full") is not None
+
+
+def test_a_decision_is_told_part_by_part() -> None:
+    asked = request("r7", arrived=100.0, deadline=100.25, tenant="acme")
+    lost = Outcome(reason=Reason.UPSTREAM_LOST, total=0.05)
+    good = Outcome(first_byte=0.09, total=0.11, queue=0.01, prefill=0.03, decode=0.04, accelerator=0.07)
+    told_of = Trace(
+        request_id="r7", request=asked, status=200, finished=100.2,
+        attempts=[(dispatch(asked), lost), (dispatch(asked, node("us-east", "w2"), 2), good)],
+    )  # fmt: skip
+    ring = Ring(wall=lambda: 0.0)
+    ring.add(told_of)
+    told = json.loads(json.dumps(encode(told_of, lambda dispatch, outcome: 0.125)))
+    assert told["at"] == "1970-01-01T00:00:00.000+00:00"
+    assert told["deadline_ms"] == pytest.approx(250)
+    assert told["took_ms"] == pytest.approx(200)
+    assert told["in_deadline"] is True
+    assert told["tenant"] == "acme"
+    first, second = told["attempts"]
+    assert (first["outcome"], second["outcome"]) == ("upstream_lost", "ok")
+    assert second["node"] == "w2/digits:fp32"
+    assert second["region"] == "us-east"
+    assert second["predicted"] == {
+        "network_ms": 20, "queue_ms": 10, "prefill_ms": 30, "decode_ms": 40, "total_ms": 100, "spread_ms": 5,
+        "cost_usd": 0.001,
+    }  # fmt: skip
+    assert second["actual"]["network_ms"] == pytest.approx(30)
+    assert second["actual"]["cost_usd"] == 0.125
+    assert first["actual"]["network_ms"] is None
+
+
+def test_refused_pending_and_patient_requests_are_told_too() -> None:
+    shed = Shed(Reason.DEADLINE_INFEASIBLE, "short by 3 ms", "x-deadline-ms")
+    told = encode(Trace(request_id="r", shed=shed, status=429), lambda dispatch, outcome: 0.0)
+    assert told["refused"] == {
+        "reason": "deadline_infeasible", "code": "deadline_infeasible", "detail": "short by 3 ms",
+        "param": "x-deadline-ms",
+    }  # fmt: skip
+    assert told["attempts"] == []
+    asked = request()
+    told = encode(Trace(request_id="r", request=asked, attempts=[(dispatch(asked), None)]), lambda d, o: 0.0)
+    assert told["deadline_ms"] is None
+    assert told["took_ms"] is None
+    assert told["attempts"][0]["outcome"] == "pending"
+    assert told["attempts"][0]["actual"] is None
