@@ -42,7 +42,7 @@ def placed(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--power-watts", type=float, default=0.0, help="What the accelerator draws under load."),
         click.option("--advertise", default="", metavar="HOST:PORT", help="Where gateways reach it."),
         click.option("--redis", default="", metavar="URL", help="Registry."),
-        click.option("--key", type=click.Path(path_type=Path), default=None, help="File of the signing key."),
+        click.option("--key", type=click.Path(path_type=Path), default=None, help="Signing key: ID.pem."),
         click.option("-v", "--verbose", is_flag=True, help="Log what happens, not only what is wrong."),
     ]
     for option in reversed(options):

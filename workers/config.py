@@ -6,13 +6,14 @@ and the fix. The registry's own rules (ids, ranges) are policies/records.py's an
 
 from __future__ import annotations
 
-import base64
 import re
 import socket
 from pathlib import Path
 
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from policies.records import Curve, Endpoint, MarginalPrice, Price, Sign, TokenPrice, Worker
 
@@ -142,12 +143,12 @@ def default_id(address: str) -> str:
 
 
 def load_key(path: Path) -> tuple[str, Sign]:
-    """The signing key in a file, as `isochrone keys new worker` prints it: `ID.SEED`, the seed in URL-safe base64."""
+    """The signing key of an Ed25519 PEM file, and its id: the file's name without its ending."""
+    hint = "make a key with `isochrone keys new worker`"
     try:
-        key_id, _, seed = path.read_text().strip().rpartition(".")
-        key = Ed25519PrivateKey.from_private_bytes(base64.urlsafe_b64decode(seed))
-    except (OSError, ValueError) as error:  # binascii.Error and UnicodeError are ValueErrors
-        raise ConfigError(f"--key {path}: {error}: make one with `isochrone keys new worker`") from error
-    if not key_id:
-        raise ConfigError(f"--key {path}: has no key id before its dot: make one with `isochrone keys new worker`")
-    return key_id, key.sign
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"--key {path}: {error}: {hint}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError(f"--key {path}: not an Ed25519 key: {hint}")
+    return path.stem, key.sign

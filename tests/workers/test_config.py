@@ -1,8 +1,9 @@
-import base64
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from policies.records import MarginalPrice, Scope, TokenPrice, Worker, open_worker, seal_worker
 from tests.workers.fakes import endpoint
@@ -71,11 +72,14 @@ def test_a_guessed_curve_inverts_the_speeds():
         config.guessed_curve(0, 50)
 
 
-def test_a_key_file_signs_what_its_public_key_verifies(tmp_path: Path):
+def written(path: Path, private) -> Path:
+    path.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return path
+
+
+def test_a_key_file_signs_what_its_public_key_verifies_under_the_files_name(tmp_path):
     private = Ed25519PrivateKey.generate()
-    path = tmp_path / "w.key"
-    path.write_text(f"team.w1.{base64.urlsafe_b64encode(private.private_bytes_raw()).decode()}\n")
-    key_id, sign = config.load_key(path)
+    key_id, sign = config.load_key(written(tmp_path / "team.w1.pem", private))
 
     def verify(name, message, signature):
         private.public_key().verify(signature, message)
@@ -85,11 +89,9 @@ def test_a_key_file_signs_what_its_public_key_verifies(tmp_path: Path):
     assert isinstance(opened, Worker)
 
 
-@pytest.mark.parametrize("text", ["", "w1.short", "no-dot-at-all", f".{base64.urlsafe_b64encode(bytes(32)).decode()}"])
-def test_a_bad_key_file_says_how_to_make_one(tmp_path, text):
-    path = tmp_path / "bad.key"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=r"bad\.key.*isochrone keys new worker"):
-        config.load_key(path)
-    with pytest.raises(ConfigError, match="isochrone keys new worker"):
-        config.load_key(tmp_path / "absent.key")
+def test_a_bad_key_file_says_how_to_make_one(tmp_path):
+    (tmp_path / "text.pem").write_text("no key")
+    written(tmp_path / "curve.pem", ec.generate_private_key(ec.SECP256R1()))
+    for name in ("text.pem", "curve.pem", "absent.pem"):
+        with pytest.raises(ConfigError, match=rf"{name}.*isochrone keys new worker"):
+            config.load_key(tmp_path / name)
