@@ -152,10 +152,10 @@ class Attempt:
     def head(self, client: Head, path: bytes, length: int, request_id: bytes, traceparent: bytes, now: float) -> bytes:
         """The request head for the worker: our own framing and words, and the client's end-to-end fields."""
         dispatch = self.dispatch
-        lines = [wire.POST, path, wire.REQUEST_VERSION, self.pool.host]
-        for name, value in client.fields:
-            if name not in WITHHELD and not name.startswith(wire.NOT_FORWARDED_PREFIXES):
-                lines += (wire.CRLF, name, wire.COLON, value)
+        fields = client.passed_on
+        if fields is None:
+            client.passed_on = fields = _passed_on(client)
+        lines = [wire.POST, path, wire.REQUEST_VERSION, self.pool.host, fields]
         if dispatch.node.worker.variant_header:
             lines += (wire.VARIANT, dispatch.node.endpoint.variant.encode())
         if dispatch.attempt > 1:
@@ -166,6 +166,17 @@ class Attempt:
         lines += (wire.REQUEST_ID, request_id, wire.DEADLINE, budget, wire.EXPECTED_TIMEOUT, budget)
         lines += (wire.CONTENT_LENGTH, b"%d" % length, wire.HEAD_END)
         return b"".join(lines)
+
+
+def _passed_on(client: Head) -> bytes:
+    """The client's end-to-end fields, as they go to a worker."""
+    return b"".join(
+        [
+            b"\r\n%b: %b" % (name, value)
+            for name, value in client.fields
+            if name not in WITHHELD and not name.startswith(wire.NOT_FORWARDED_PREFIXES)
+        ]
+    )
 
 
 def _limit(dispatch: Dispatch) -> float:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import httptools
 
-from gateway.edge import gate, wire
+from gateway.edge import familiar, gate, wire
 from gateway.edge.exchange import Exchange
+from gateway.edge.familiar import Familiar
 from gateway.edge.flow import Outlet
 from gateway.edge.gate import Fields, Head
 from gateway.edge.plane import Plane
@@ -39,6 +40,8 @@ never see why (RFC 9112 section 9.6)."""
 BODY_GRACE = 10.0
 """Seconds a body may take beyond what its minimum rate allows."""
 MAX_TRAILERS = 16
+LESSONS = 4
+"""Heads learnt per connection; a client that has not repeated itself by then does not."""
 MAX_WAITING_BYTES = 1024 * 1024
 """Bodies of pipelined requests held for their turn; beyond it, the client is not read."""
 TCP_INFO_RTT = struct.Struct("=68xI")
@@ -90,10 +93,12 @@ class ClientConnection(asyncio.Protocol, Alarm):
         "_continue",
         "_door",
         "_exchange",
+        "_familiar",
         "_fields",
         "_fresh",
         "_head",
         "_keep",
+        "_lessons",
         "_loopback",
         "_outlet",
         "_parser",
@@ -127,6 +132,8 @@ class ClientConnection(asyncio.Protocol, Alarm):
         self._exchange: Exchange | None = None
         self._serving = False
         self._throttled = False
+        self._familiar: Familiar | None = None
+        self._lessons = LESSONS
         self._refusal: Shed | None = None
         """Why the connection will close, once all before it is answered."""
         # Per request.
@@ -161,13 +168,35 @@ class ClientConnection(asyncio.Protocol, Alarm):
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None or self._phase is CLOSED:
             return
+        if not self._recognise(data):
+            self._parse(data)
+        self._settle()
+
+    def _recognise(self, data: bytes) -> bool:
+        """Whether this was one whole request whose head is known, and nothing else is going on."""
+        known = self._familiar
+        if known is None or self._phase is not IDLE or self._waiting:
+            return False
+        raw = known.body(data, self._plane)
+        if raw is None:
+            return False
+        self._arrived = self._plane.clock()
+        self._waiting.append(Waiting(known.head, raw, known.client, self._arrived, keep=True))
+        return True
+
+    def _parse(self, data: bytes) -> None:
+        begins = self._phase is IDLE and not self._waiting
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._refuse(Shed(Reason.BAD_FRAMING))  # unless a callback has said why
         if self._phase is not IDLE:
             self._incomplete(len(data))
-        self._settle()
+        elif begins and self._refusal is None and len(self._waiting) == 1 and self._lessons:
+            self._lessons -= 1
+            whole = self._waiting[0]
+            if whole.keep:
+                self._familiar = familiar.learn(data, whole.head, whole.client, self._plane)
 
     def eof_received(self) -> bool | None:
         """The client sends no more. Mid-request that is a framing error; otherwise it has left."""

@@ -159,7 +159,9 @@ class Exchange(Alarm):
     def start(self) -> None:
         """The whole request is here."""
         plane = self._plane
-        asked = headers.parse(self.head.fields)
+        asked = self.head.asked
+        if asked is None:
+            self.head.asked = asked = headers.parse(self.head.fields)
         if isinstance(asked, Shed):
             self.id = headers.make_id(plane.rng)
             self._refuse(asked)

@@ -16,6 +16,8 @@ from policies.reason import Reason
 
 if TYPE_CHECKING:
     from gateway.config import Limits
+    from gateway.openai.headers import Asked
+    from policies.request import Shed
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -23,7 +25,7 @@ Fields = list[tuple[bytes, bytes]]
 class Head:
     """The head of one client request, as parsed; `named` holds the last value of every field name."""
 
-    __slots__ = ("fields", "method", "modern", "named", "path", "target", "version")
+    __slots__ = ("asked", "fields", "method", "modern", "named", "passed_on", "path", "target", "version")
 
     def __init__(self, method: bytes, target: bytes, version: str, fields: Fields) -> None:
         self.method = method
@@ -34,6 +36,10 @@ class Head:
         self.modern = version == "1.1"
         """Whether the client speaks HTTP/1.1, so that chunks and kept connections are understood."""
         self.named = dict(fields)
+        self.asked: Asked | Shed | None = None
+        """What it asks for, once that has been read."""
+        self.passed_on: bytes | None = None
+        """Its fields for a worker, once they have been written."""
         self.path = target.partition(b"?")[0] if b"?" in target else target
         """The raw path. Authentication, routing and forwarding all use this one string (faults.md T4)."""
 
