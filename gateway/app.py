@@ -11,7 +11,7 @@ import importlib.metadata
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +52,8 @@ FIRST_READ_SECONDS = 1.0
 """How long the first clients may wait for the first read of a registry that answers."""
 RESTART_SECONDS = 1.0
 """Pause after a background loop ended in a fault."""
+CANCEL_SECONDS = 1.0
+CANCELLATIONS = 3
 
 
 class Built(NamedTuple):
@@ -210,9 +212,7 @@ class Gateway:
             finally:
                 await runner.cleanup()
         finally:
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+            await end(background)
             self.plane.upstream.close()
             self.plane.wheel.stop()
             await self._save()
@@ -306,6 +306,18 @@ class Gateway:
             for region, worker_ids in found.drained.items():
                 self.roster.drains(region, worker_ids, now)
             log.info("snapshot restored", extra={"workers": restored, "age_s": round(found.age(), 1)})
+
+
+async def end(tasks: Sequence[asyncio.Future[None]]) -> None:
+    """Cancel until everything has ended: Python 3.11 may lose a cancellation that meets a fault in a task group."""
+    pending = set(tasks)
+    for _ in range(CANCELLATIONS):
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_SECONDS)
+        if not pending:
+            return
+    log.error("background loops left behind", extra={"loop": len(pending)})
 
 
 def version() -> str:

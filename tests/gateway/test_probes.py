@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from gateway import probes as module
+from gateway.app import end
 from gateway.probes import Probes
 from policies.records import encode_load
 from policies.request import Change, LoadSeen, ProbeFailed, RoundTrip
@@ -97,8 +98,7 @@ async def watch() -> AsyncIterator[Watch]:
     running = asyncio.ensure_future(watch.probes.run())
     yield watch
     assert not running.done()
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await end([running])
 
 
 async def test_the_delay_put_in_is_measured_on_one_reused_connection(stub: Stub, watch: Watch) -> None:
@@ -198,8 +198,7 @@ async def test_doubt_is_answered_at_once(stub: Stub) -> None:
     await watch.until(lambda: len(watch.rtts()) == 1)
     watch.probes.verify(["w1", "unknown"])
     await watch.until(lambda: len(watch.rtts()) == 2, 1.0)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await end([running])
 
 
 async def test_connections_leave_from_the_configured_address(stub: Stub) -> None:
@@ -208,8 +207,7 @@ async def test_connections_leave_from_the_configured_address(stub: Stub) -> None
     watch.probes.follow(worker(address=stub.address))
     await watch.until(lambda: bool(watch.rtts()))
     assert {peer[0] for peer in stub.peers} == {"127.0.0.9"}
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await end([running])
 
 
 async def test_a_fault_in_the_report_does_not_end_the_probing(stub: Stub) -> None:
@@ -229,8 +227,7 @@ async def test_a_fault_in_the_report_does_not_end_the_probing(stub: Stub) -> Non
     probes.follow(worker(address=stub.address))
     async with asyncio.timeout(3):
         await twice.wait()
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await end([running])
 
 
 async def test_a_thousand_silent_workers_neither_stall_the_loop_nor_hide_a_living_one(stub: Stub) -> None:
@@ -246,5 +243,4 @@ async def test_a_thousand_silent_workers_neither_stall_the_loop_nor_hide_a_livin
         await asyncio.sleep(0.005)
         worst = max(worst, loop.time() - before - 0.005)
     assert worst < 0.25
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await end([running])

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from gateway.app import end
 from policies import records
 from policies.request import DrainSet
 from tests.gateway.conftest import RedisProcess
@@ -97,6 +98,5 @@ async def test_registries_of_regions_fail_alone(redis_process: RedisProcess) -> 
         assert standings["us-east"].age is None
         assert not standings["us-east"].live
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await end([running])
         await desk.redis.aclose()

@@ -1,0 +1,33 @@
+"""Gauges: read from the living objects at scrape time."""
+
+from __future__ import annotations
+
+from gateway.app import Gateway
+from gateway.config import GatewayConfig
+from policies.records import seal_worker
+from policies.request import DrainSet, RoundTrip
+from tests.gateway.members import worker
+from tests.gateway.test_telemetry import page
+
+
+async def test_the_fleet_and_the_registries() -> None:
+    gateway = Gateway(GatewayConfig(registries={"eu-west": "redis://127.0.0.1:1", "us-east": "redis://127.0.0.1:1"}))
+    for worker_id, region in (("a", "eu-west"), ("b", "us-east")):
+        gateway.roster.record(region, None, seal_worker(worker(worker_id, region)), 1.0)
+    gateway.measured(RoundTrip("a", 0.01), 1.0)
+    gateway.observe(DrainSet("b", True), 1.0)
+    gateway.roster.compare("us-east", set(), 2.0, 2.0)
+    found = page(gateway.telemetry)
+    assert found["isochrone_workers{state=serving}"] == 1
+    assert found["isochrone_workers{state=draining}"] == 1
+    assert found["isochrone_workers{state=ejected}"] == 0
+    assert found["isochrone_nodes"] == 2
+    assert found["isochrone_workers_doubted"] == 1
+    assert found["isochrone_region_rtt_seconds{region=eu-west}"] == 0.01
+    assert "isochrone_region_rtt_seconds{region=us-east}" not in found
+    assert found["isochrone_registry_live{region=us-east}"] == 0
+    assert found["isochrone_registry_age_seconds{region=us-east}"] == float("inf")
+    assert found["isochrone_config_generation"] == 1
+    assert found["isochrone_draining"] == 0
+    gateway.plane.draining = True
+    assert page(gateway.telemetry)["isochrone_draining"] == 1
