@@ -172,6 +172,23 @@ async def test_a_fault_of_ours_is_logged_and_the_beats_go_on(redis_server, caplo
             await until(lambda: (stored(client)[1] or figures()).waiting == 5)
 
 
+async def test_an_acl_that_keeps_a_worker_to_its_own_keys_is_enough(redis_server):
+    """What deploy/users.acl grants, less what needs Redis 7 (read-only patterns)."""
+    commands = "ping hello select set del exists sadd scard smembers publish"
+    rules = [
+        *("on", ">secret", "~iso:{eu-1}:node:w1", "~iso:{eu-1}:load:w1", "~iso:{*}:ids", "~iso:regions"),
+        *("resetchannels", "&iso:{eu-1}:changes", "-@all", *(f"+{command}" for command in commands.split())),
+    ]
+    with redis_server.client() as client:
+        client.execute_command("ACL", "SETUSER", "w1", *rules)
+        url = redis_server.url.replace("redis://", "redis://w1:secret@")
+        async with holding(url, Figures(waiting=1)) as lease:
+            await asyncio.wait_for(lease.registered.wait(), 2)
+            await until(lambda: stored(client)[1].seq > 2)
+            await lease.withdraw()
+            assert lease.failures == 0
+
+
 async def test_a_signed_record_verifies(redis_server):
     with redis_server.client() as client:
         async with holding(redis_server.url, Figures(), key_id="k", sign=lambda record: b"s" + record[:4]) as lease:
