@@ -73,7 +73,9 @@ def test_what_would_change_the_answer_is_refused_by_name(body, field):
     assert field in refused.message
 
 
-@pytest.mark.parametrize("fields", [{"n": 1}, {"tools": []}, {"response_format": {"type": "text"}}, {"logprobs": False}])
+@pytest.mark.parametrize(
+    "fields", [{"n": 1}, {"tools": []}, {"response_format": {"type": "text"}}, {"logprobs": False}]
+)
 def test_what_asks_for_nothing_passes(fields):
     assert not isinstance(chat(**fields).sampling(100, 0), Refused)
 
