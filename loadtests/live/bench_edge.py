@@ -121,6 +121,9 @@ class Sender(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost()
 
+    def close(self) -> None:
+        self._transport.abort()  # type: ignore[attr-defined]
+
 
 async def send(port: int, seconds: float) -> None:
     """Load `port` for a time; prints wrk's two lines."""
@@ -138,6 +141,8 @@ async def send(port: int, seconds: float) -> None:
             await ended.wait()
     except TimeoutError:
         ended.set()
+    for sender in senders:
+        sender.close()
     print(f"{sum(sender.answered for sender in senders)} requests in {seconds}s")
     print(f"Non-2xx or 3xx responses: {sum(sender.failed for sender in senders)}")
 
