@@ -353,7 +353,7 @@ class ClientConnection(asyncio.Protocol, Alarm):
         self._exchange = None
         if self._phase is CLOSED:
             return
-        if not exchange.keep:
+        if not exchange.answer.keep:
             self._close()
             return
         if self._phase is IDLE:
@@ -396,7 +396,7 @@ class ClientConnection(asyncio.Protocol, Alarm):
     def drain(self) -> None:
         """No further request after those that have begun."""
         if self._exchange is not None:
-            self._exchange.keep = False
+            self._exchange.answer.keep = False
         elif self._phase is IDLE and not self._waiting:
             self._close()
 

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 
 from gateway import oip
 from gateway.body import Body, Kind
-from gateway.edge import relay, wire
+from gateway.edge import relay, surface, wire
+from gateway.edge.answer import Answer
 from gateway.edge.attempt import STALE_WINDOW, STALL, Attempt
 from gateway.edge.flow import Outlet
 from gateway.edge.gate import Head
 from gateway.edge.plane import Plane
 from gateway.edge.upstream import Link
 from gateway.edge.wheel import Alarm
-from gateway.openai import errors, headers, models, requests
+from gateway.openai import headers, requests
 from gateway.ring import Trace
 from policies.reason import TABLE, Reason
 from policies.records import NO_TIMINGS, Timings
@@ -84,22 +85,18 @@ class Exchange(Alarm):
         "_asked",
         "_attempt",
         "_body",
-        "_chunked",
         "_client",
         "_nearest",
-        "_outlet",
         "_path",
         "_peer",
         "_plane",
         "_raw",
         "_request",
-        "_status",
         "_trace",
         "_tried",
+        "answer",
         "arrived",
         "head",
-        "id",
-        "keep",
         "rtt",
         "state",
     )
@@ -121,7 +118,6 @@ class Exchange(Alarm):
         self.state = DECIDE
         # Of the connection.
         self._plane = plane
-        self._outlet = outlet
         self._client = client
         self._peer = peer
         self._answered = answered
@@ -130,9 +126,6 @@ class Exchange(Alarm):
         self._raw = raw
         self.arrived = arrived
         self.rtt = rtt
-        self.keep = keep
-        """Whether the connection may go on after this answer."""
-        self.id = ""
         self._asked = headers.NOTHING
         self._body: Body | None = None
         self._request: Request | None = None
@@ -142,12 +135,11 @@ class Exchange(Alarm):
         self._tried: list[str] = []
         self._attempt: Attempt | None = None
         # Of its answer.
-        self._status = 0
-        self._chunked = False
+        self.answer = Answer(outlet, head, keep)
 
     def __repr__(self) -> str:
         worker = self._tried[-1] if self._tried else "-"
-        return f"<Exchange {self.id} {self.state.name} attempt {len(self._tried)} at {worker}>"
+        return f"<Exchange {self.answer.id} {self.state.name} attempt {len(self._tried)} at {worker}>"
 
     def _go(self, state: State) -> None:
         if state not in TRANSITIONS[self.state]:
@@ -163,11 +155,11 @@ class Exchange(Alarm):
         if asked is None:
             self.head.asked = asked = headers.parse(self.head.fields)
         if isinstance(asked, Shed):
-            self.id = headers.make_id(plane.rng)
+            self.answer.id = headers.make_id(plane.rng)
             self._refuse(asked)
             return
         self._asked = asked
-        self.id = asked.request_id or headers.make_id(plane.rng)
+        self.answer.id = asked.request_id or headers.make_id(plane.rng)
         if self.head.method == b"POST":
             self._decide()
         elif self.head.method == b"GET":
@@ -177,7 +169,7 @@ class Exchange(Alarm):
 
     def _decide(self) -> None:
         plane, head = self._plane, self.head
-        read = _reader(head.path)
+        read = surface.reader(head.path)
         if read is None:
             self._refuse(Shed(Reason.NOT_FOUND))
             return
@@ -192,7 +184,7 @@ class Exchange(Alarm):
             asked=self._asked,
             body=body,
             arrived=self.arrived,
-            request_id=self.id,
+            request_id=self.answer.id,
             client=self._client,
             country=place.country,
             client_rtt=self.rtt,
@@ -201,7 +193,7 @@ class Exchange(Alarm):
             self._refuse(request)
             return
         self._request = request
-        self._trace = Trace(request_id=self.id, request=request)
+        self._trace = Trace(request_id=self.answer.id, request=request)
         self._route(request, plane.clock())
 
     def _route(self, request: Request, now: float) -> None:
@@ -217,21 +209,13 @@ class Exchange(Alarm):
 
     def _inform(self) -> None:
         """GET: answered here, from what the fleet has registered."""
-        path, fleet = self.head.path, self._plane.router.fleet
-        answer: bytes | Shed
-        if path == b"/v1/models":
-            answer = models.listing(fleet)
-        elif path.startswith(b"/v1/models/"):
-            answer = models.card(path[11:].decode(), fleet)
-        elif path == b"/v2" or path.startswith(b"/v2/"):
-            answer = oip.metadata(path, fleet)
+        content = surface.inform(self.head.path, self._plane.router.fleet)
+        if isinstance(content, Shed):
+            self._refuse(content)
         else:
-            answer = Shed(Reason.METHOD_NOT_ALLOWED if path.startswith(b"/v1/") else Reason.NOT_FOUND)
-        if isinstance(answer, Shed):
-            self._refuse(answer)
-            return
-        self._write(wire.status_line(200) + wire.JSON + wire.REQUEST_ID + self.id.encode(), answer)
-        self._finish(200)
+            head = wire.status_line(200) + wire.JSON + wire.REQUEST_ID + self.answer.id.encode()
+            self.answer.whole(200, head, content)
+            self._finish()
 
     # Forward.
 
@@ -271,7 +255,7 @@ class Exchange(Alarm):
         attempt.link = link
         attempt.sent = now
         path, raw = self._addressed(attempt)
-        head = attempt.head(self.head, path, len(raw), self.id.encode(), self._asked.traceparent, now)
+        head = attempt.head(self.head, path, len(raw), self.answer.id.encode(), self._asked.traceparent, now)
         link.send(self, head, raw)
         self._plane.wheel.set(self, now + attempt.least_patience)
 
@@ -322,29 +306,15 @@ class Exchange(Alarm):
         assert self._request is not None
         generated = relay.output_tokens(content) if self._request.output_tokens else None
         cost = self._settle(None, now, timings=relay.timings(attempt.named), output_tokens=generated)
-        self._status = reply.status
-        self._write(relay.head(reply, self.id.encode()) + self._disclosed(attempt, cost), content)
+        self.answer.whole(reply.status, self._head(attempt, link, cost), content)
         link.release()
-        self._finish(reply.status)
+        self._finish()
 
     def _begin(self, attempt: Attempt, link: Link, length: bytes | None) -> None:
-        """Commit: the head goes to the client. Chunked, unless the worker said how long the body is."""
+        """Commit: the head goes to the client."""
         self._go(STREAM)
-        reply = link.reply
-        self._status = reply.status
-        parts = [relay.head(reply, self.id.encode()), self._disclosed(attempt, attempt.dispatch.cost)]
-        if length is not None:
-            parts += (wire.CONTENT_LENGTH, length)
-        elif self.head.modern:
-            self._chunked = True
-            parts.append(wire.CHUNKED)
-        else:
-            self.keep = False  # HTTP/1.0 knows no chunks: the end of the connection ends the body
-        if not self.keep:
-            parts.append(wire.CLOSE)
-        parts.append(wire.HEAD_END)
-        self._outlet.write(b"".join(parts))
-        self._outlet.attach(link.transport)
+        self.answer.begin(link.reply.status, self._head(attempt, link, attempt.dispatch.cost), length)
+        self.answer.outlet.attach(link.transport)
         self._plane.wheel.set(self, min(attempt.limit, attempt.heard + STALL))
 
     def _relay_events(self, attempt: Attempt, events: relay.Events, link: Link) -> None:
@@ -359,7 +329,7 @@ class Exchange(Alarm):
         if whole:
             if self.state is BUFFER:
                 self._begin(attempt, link, None)
-            self._outlet.write(wire.chunk(whole) if self._chunked else whole)
+            self.answer.piece(whole)
         if reply.complete:
             if self.state is BUFFER:
                 self._begin(attempt, link, None)
@@ -370,19 +340,18 @@ class Exchange(Alarm):
         reply = link.reply
         data = reply.take()
         if data:
-            self._outlet.write(wire.chunk(data) if self._chunked else data)
+            self.answer.piece(data)
         if reply.complete:
             assert self._attempt is not None
             self._end(link, relay.timings(self._attempt.named), None)
 
     def _end(self, link: Link, timings: Timings, generated: int | None) -> None:
         """The worker has ended a streamed answer cleanly, and so do we."""
-        if self._chunked:
-            self._outlet.write(wire.LAST_CHUNK)
-        self._outlet.detach()
+        self.answer.end()
+        self.answer.outlet.detach()
         self._settle(None, self._plane.clock(), timings=timings, output_tokens=generated)
         link.release()
-        self._finish(self._status)
+        self._finish()
 
     # Attempts that fail.
 
@@ -428,7 +397,7 @@ class Exchange(Alarm):
             self._plane.wheel.set(self, min(attempt.limit, attempt.sent + attempt.patience))
         elif self.state in (CONNECT, SENT):
             self._give_up(attempt, now)
-        elif now < attempt.heard + STALL or self._outlet.paused:
+        elif now < attempt.heard + STALL or self.answer.outlet.paused:
             self._plane.wheel.set(self, min(attempt.limit, max(now, attempt.heard) + STALL))
         else:
             self._fail(Reason.UPSTREAM_LOST)
@@ -459,7 +428,8 @@ class Exchange(Alarm):
             self._settle(reason, now, executed=executed)
         self._drop(attempt)
         if streaming:
-            self._interrupt(reason)
+            self.answer.interrupt(reason, events=attempt.events is not None)
+            self._finish()
         elif not self._repeat(attempt, now):
             self._refuse(Shed(reason))
 
@@ -483,7 +453,7 @@ class Exchange(Alarm):
 
     def _drop(self, attempt: Attempt) -> None:
         """Leave the worker at once; this is how it learns that its work is not wanted any more."""
-        self._outlet.detach()
+        self.answer.outlet.detach()
         attempt.pool.forget(self)
         link = attempt.link
         if link is not None and link.caller is self:
@@ -498,11 +468,12 @@ class Exchange(Alarm):
         if self.state is DONE:
             return
         plane.telemetry.count("edge.cancelled")
-        self.keep = False
+        self.answer.keep = False
         if self._attempt is not None:
             self._settle(Reason.CLIENT_GONE, plane.clock())
             self._drop(self._attempt)
-        self._finish(CLIENT_GONE_STATUS)
+        self.answer.status = CLIENT_GONE_STATUS
+        self._finish()
 
     # Settle.
 
@@ -527,66 +498,34 @@ class Exchange(Alarm):
 
     def _refuse(self, shed: Shed) -> None:
         """The client gets an error instead of an answer."""
-        reason = shed.reason
         if not self._tried:
-            self._plane.telemetry.refused(reason)
+            self._plane.telemetry.refused(shed.reason)
         if self._trace is None:
-            self._trace = Trace(request_id=self.id)
+            self._trace = Trace(request_id=self.answer.id)
         self._trace.shed = shed
-        head = self.head
-        allow = "POST" if head.method == b"GET" else "GET, POST"
-        answer = errors.answer(shed, self.id, attempts=len(self._tried), close=not self.keep, allow=allow)
-        if head.method == b"HEAD":
-            answer = answer.partition(wire.HEAD_END)[0] + wire.HEAD_END  # RFC 9110 section 9.3.2
-        self._outlet.write(answer)
-        self._finish(TABLE[reason].http)
+        self.answer.refuse(shed, attempts=len(self._tried))
+        self._finish()
 
-    def _interrupt(self, reason: Reason) -> None:
-        """End a stream that can't go on: an error event, and no ending that looks like one (faults.md fact 4)."""
-        attempt = self._attempt
-        if attempt is not None and attempt.events is not None:
-            shown = reason if reason is Reason.DEADLINE_EXCEEDED else Reason.STREAM_INTERRUPTED
-            event = errors.event(shown, self.id)
-            self._outlet.write(wire.chunk(event) if self._chunked else event)
-        self.keep = False
-        self._finish(self._status)
-
-    def _write(self, head: bytes, content: bytes) -> None:
-        """A whole answer, framed by its length."""
-        ending = wire.HEAD_END if self.keep else wire.CLOSE + wire.HEAD_END
-        head = b"%b\r\nContent-Length: %d%b" % (head, len(content), ending)
-        if len(content) < wire.JOIN_BYTES:
-            self._outlet.write(head + content)
-        else:
-            self._outlet.write(head)
-            self._outlet.write(content)
-
-    def _disclosed(self, attempt: Attempt, cost: float) -> bytes:
-        """What of the decision the client gets to see."""
+    def _head(self, attempt: Attempt, link: Link, cost: float) -> bytes:
+        """The answer's head without framing: what the worker said, and what of the decision the client gets to see."""
         plane = self._plane
-        fields = wire.NEAREST + self._nearest if self._nearest else b""
+        head = relay.head(link.reply, self.answer.id.encode())
+        if self._nearest:
+            head += wire.NEAREST + self._nearest
         if plane.decision_headers == "always" or (self._asked.explain and plane.decision_headers != "never"):
-            routed = attempt.dispatch.at - self.arrived
-            fields += relay.decision(attempt.dispatch, attempt.outcome, cost, routed)
-        return fields
+            head += relay.decision(attempt.dispatch, attempt.outcome, cost, attempt.dispatch.at - self.arrived)
+        return head
 
-    def _finish(self, status: int) -> None:
+    def _finish(self) -> None:
         """The client has its ending."""
         plane = self._plane
         self._go(DONE)
         plane.wheel.clear(self)
         now = plane.clock()
-        plane.telemetry.finished(status, now - self.arrived)
+        plane.telemetry.finished(self.answer.status, now - self.arrived)
         trace = self._trace
         if trace is not None:
-            trace.status = status
+            trace.status = self.answer.status
             trace.finished = now
             plane.ring.add(trace)
         self._answered(self)
-
-
-def _reader(path: bytes) -> Callable[[bytes, bytes], Body | Shed] | None:
-    """Which surface a POST is on."""
-    if path.startswith(b"/v1/"):
-        return requests.read
-    return oip.read if path.startswith(b"/v2/") else None

@@ -1,0 +1,81 @@
+"""The one answer a client gets: its head, its framing, its pieces and its ending, whole or broken.
+
+Framing is ours, whatever the worker's was: by length where that is known, else by chunks, else (HTTP/1.0) by the end
+of the connection. An answer that breaks off after its first byte never ends in a way that looks complete.
+"""
+
+from __future__ import annotations
+
+from gateway.edge import wire
+from gateway.edge.flow import Outlet
+from gateway.edge.gate import Head
+from gateway.openai import errors
+from policies.reason import TABLE, Reason
+from policies.request import Shed
+
+
+class Answer:
+    """Written by the exchange, in this order: `whole`, or `refuse`, or `begin`, `piece`s and `end` or `interrupt`."""
+
+    __slots__ = ("_chunked", "_head", "id", "keep", "outlet", "status")
+
+    def __init__(self, outlet: Outlet, head: Head, keep: bool) -> None:
+        self.outlet = outlet
+        self._head = head
+        self.keep = keep
+        """Whether the connection may go on after it."""
+        self.id = ""
+        """The request's, echoed."""
+        self.status = 0
+        self._chunked = False
+
+    def whole(self, status: int, fields: bytes, content: bytes) -> None:
+        """All of it at once. `fields` is the head from the status line on, without framing."""
+        self.status = status
+        ending = wire.HEAD_END if self.keep else wire.CLOSE + wire.HEAD_END
+        head = b"%b\r\nContent-Length: %d%b" % (fields, len(content), ending)
+        if len(content) < wire.JOIN_BYTES:
+            self.outlet.write(head + content)
+        else:
+            self.outlet.write(head)
+            self.outlet.write(content)
+
+    def begin(self, status: int, fields: bytes, length: bytes | None) -> None:
+        """The head of an answer that comes in pieces; `length` is its body's size, where the worker said it."""
+        self.status = status
+        parts = [fields]
+        if length is not None:
+            parts += (wire.CONTENT_LENGTH, length)
+        elif self._head.modern:
+            self._chunked = True
+            parts.append(wire.CHUNKED)
+        else:
+            self.keep = False  # HTTP/1.0 knows no chunks: the end of the connection ends the body
+        if not self.keep:
+            parts.append(wire.CLOSE)
+        parts.append(wire.HEAD_END)
+        self.outlet.write(b"".join(parts))
+
+    def piece(self, data: bytes) -> None:
+        self.outlet.write(wire.chunk(data) if self._chunked else data)
+
+    def end(self) -> None:
+        """All pieces were written."""
+        if self._chunked:
+            self.outlet.write(wire.LAST_CHUNK)
+
+    def interrupt(self, reason: Reason, events: bool) -> None:
+        """It can't go on: an error event where the client reads events, and no ending (faults.md fact 4)."""
+        if events:
+            shown = reason if reason is Reason.DEADLINE_EXCEEDED else Reason.STREAM_INTERRUPTED
+            self.piece(errors.event(shown, self.id))
+        self.keep = False
+
+    def refuse(self, shed: Shed, attempts: int) -> None:
+        """An error instead of an answer."""
+        self.status = TABLE[shed.reason].http
+        allow = "POST" if self._head.method == b"GET" else "GET, POST"
+        data = errors.answer(shed, self.id, attempts=attempts, close=not self.keep, allow=allow)
+        if self._head.method == b"HEAD":
+            data = data.partition(wire.HEAD_END)[0] + wire.HEAD_END  # RFC 9110 section 9.3.2
+        self.outlet.write(data)
