@@ -31,6 +31,8 @@ IDLE_SECONDS = 60.0
 RECENT = 50
 """Decisions listed when nobody says how many."""
 MAX_RECENT = 500
+KEY = web.RequestKey("key", str)
+"""Id of the operator's key, for the log."""
 FORWARDED = ("x-forwarded-for", "forwarded")
 
 Answer = Callable[[Slot, web.Request], Awaitable[web.Response]]
@@ -107,7 +109,7 @@ async def _drain(slot: Slot, request: web.Request) -> web.Response:
     done = await slot.drain(order.worker, order.on)
     if isinstance(done, Shed):
         return refusal(done)
-    log.info("drain", extra={"worker": order.worker, "on": order.on, "key": request.get("key", "")})
+    log.info("drain", extra={"worker": order.worker, "on": order.on, "key": request.get(KEY, "")})
     return _json(done)
 
 
@@ -196,7 +198,7 @@ def _refused(request: web.Request, keys: Keys) -> Shed | None:
         return known
     if known.id == "local" and not _names_this_machine(request.headers.get("host", "")):
         return Shed(Reason.MISDIRECTED)
-    request["key"] = known.id
+    request[KEY] = known.id
     return None
 
 

@@ -1,0 +1,107 @@
+"""What a person reads."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import msgspec
+from rich.console import Console, RenderableType
+
+from gateway import tables
+from policies.config import PolicyConfig
+from policies.explain import explain
+from policies.records import MarginalPrice
+from tests import fleets
+
+
+def text(shown: RenderableType) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=160).print(shown)
+    return stream.getvalue()
+
+
+def told(**wishes: Any) -> dict[str, Any]:
+    """The explanation for a fleet with a near dear node and a far cheap one."""
+    router = fleets.router(
+        fleets.worker("near", price=MarginalPrice(4.0)),
+        fleets.worker("far", price=MarginalPrice(1.0)),
+        rtt={"near": 0.001, "far": 0.09},
+        house=PolicyConfig(),
+    )
+    explanation = msgspec.to_builtins(explain(router, fleets.request(**wishes), 0.0))
+    assert isinstance(explanation, dict)
+    return explanation
+
+
+def test_a_tight_deadline_is_explained_with_every_candidate() -> None:
+    shown = text(tables.explained(told(deadline=0.05)))
+    assert "chat (50 ms, with 95% probability) under house: near/chat:fp32, feasible" in shown
+    assert "too late by" in shown
+    assert "in time" in shown
+    assert "The fastest node is the one chosen." in shown
+    assert "Without a deadline it would go to far/chat:fp32: $" in shown
+    assert "a million less and" in shown
+
+
+def test_a_patient_request_shows_the_time_it_will_hold() -> None:
+    shown = text(tables.explained(told()))
+    assert "chat (no deadline) under house: far/chat:fp32, feasible" in shown
+    assert "95% within" in shown
+    assert "The fastest node is near/chat:fp32: $" in shown
+    assert "a million more and" in shown
+    assert "faster" in shown
+
+
+def test_a_refusal_says_why() -> None:
+    shown = text(tables.explained(told(model="other")))
+    assert "refused, model_not_found" in shown
+    shown = text(tables.explained(told(quality=1.5, min_quality=1.5)))
+    assert "quality_floor: The best variant has quality 1." in shown
+
+
+NODE = {
+    "node": "a/m:v", "region": "eu", "state": "serving", "quality": 1.0, "price": 2.5, "price_in": None,
+    "price_out": None, "rtt_ms": None, "wait_ms": 0.0, "waiting": None, "running": 3, "sent": 1,
+}  # fmt: skip
+
+
+def test_nodes() -> None:
+    shown = text(tables.nodes([NODE, {**NODE, "price": None, "price_in": 3.0, "price_out": 15.0}]))
+    assert "$2.50/h" in shown
+    assert "$3+$15/Mtok" in shown
+    assert " - " in shown
+    assert text(tables.nodes([])) == "No nodes are known.\n"
+
+
+ATTEMPT = {
+    "attempt": 1, "node": "a/m:v", "region": "eu", "variant": "v", "promise": "best_effort", "outcome": "ok",
+    "predicted": {"network_ms": 1.0, "queue_ms": 2.0, "prefill_ms": 3.0, "decode_ms": 4.0, "total_ms": 10.0,
+                  "spread_ms": 1.0, "cost_usd": 0.002},
+    "actual": {"network_ms": None, "queue_ms": 2.5, "prefill_ms": 3.0, "decode_ms": 4.0, "total_ms": 12.0,
+               "first_byte_ms": 6.0, "accelerator_ms": 7.0, "cost_usd": 0.003},
+}  # fmt: skip
+
+
+def test_a_decided_request() -> None:
+    decision = {
+        "request_id": "r1", "at": "2026-01-01T00:00:00.000+00:00", "status": 200, "model": "m", "policy": "house",
+        "deadline_ms": 11.0, "took_ms": 12.5, "in_deadline": False, "attempts": [ATTEMPT],
+    }  # fmt: skip
+    shown = text(tables.decided(decision))
+    assert "r1" in shown
+    assert "took 12.5 ms of 11 ms: late" in shown
+    assert "attempt 1 at a/m:v in eu, best effort: ok" in shown
+    assert "$2,000" in shown
+    refused = {
+        "request_id": "r", "at": "t", "status": 429, "attempts": [],
+        "refused": {"code": "deadline_infeasible", "detail": "No node."},
+    }  # fmt: skip
+    assert "refused: deadline_infeasible: No node." in text(tables.decided(refused))
+
+
+def test_an_attempt_under_way_has_no_actual_row() -> None:
+    decision = {"request_id": "r", "at": "t", "status": 0, "attempts": [{**ATTEMPT, "actual": None}]}
+    shown = text(tables.decided(decision))
+    assert "predicted" in shown
+    assert "actual" not in shown
