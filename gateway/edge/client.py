@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import ipaddress
 import logging
-import socket
-import struct
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
-from gateway.edge import familiar, gate, wire
+from gateway.edge import familiar, gate, peer, wire
+from gateway.edge.call import Call
 from gateway.edge.exchange import Exchange
 from gateway.edge.familiar import Familiar
 from gateway.edge.flow import Outlet
@@ -44,8 +42,6 @@ LESSONS = 4
 """Heads learnt per connection; a client that has not repeated itself by then does not."""
 MAX_WAITING_BYTES = 1024 * 1024
 """Bodies of pipelined requests held for their turn; beyond it, the client is not read."""
-TCP_INFO_RTT = struct.Struct("=68xI")
-"""Where Linux puts the smoothed round trip, in microseconds, in `struct tcp_info`."""
 
 
 class Phase(enum.Enum):
@@ -59,16 +55,6 @@ class Phase(enum.Enum):
 
 
 IDLE, HEAD, BODY, CLOSED = Phase
-
-
-class Waiting(NamedTuple):
-    """A whole request that has passed the gate."""
-
-    head: Head
-    raw: bytes
-    client: Client
-    arrived: float
-    keep: bool
 
 
 class StopParsingError(Exception):
@@ -128,7 +114,7 @@ class ClientConnection(asyncio.Protocol, Alarm):
         self._peer = ""
         self._loopback = False
         self._phase = IDLE
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[Call] = deque()
         self._exchange: Exchange | None = None
         self._serving = False
         self._throttled = False
@@ -156,9 +142,8 @@ class ClientConnection(asyncio.Protocol, Alarm):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
         self._outlet = Outlet(self._transport)
-        peer = transport.get_extra_info("peername")
-        self._peer = peer[0] if isinstance(peer, tuple) else ""
-        self._loopback = _is_loopback(self._peer)
+        self._peer = peer.address(transport)
+        self._loopback = peer.is_loopback(self._peer)
         if self._door.opened(self):
             self._plane.wheel.set(self, self._plane.clock() + self._plane.limits.idle_s)
         else:
@@ -181,7 +166,7 @@ class ClientConnection(asyncio.Protocol, Alarm):
         if raw is None:
             return False
         self._arrived = self._plane.clock()
-        self._waiting.append(Waiting(known.head, raw, known.client, self._arrived, keep=True))
+        self._waiting.append(Call(known.head, raw, known.client, self._peer, self._arrived, keep=True))
         return True
 
     def _parse(self, data: bytes) -> None:
@@ -195,8 +180,8 @@ class ClientConnection(asyncio.Protocol, Alarm):
         elif begins and self._refusal is None and len(self._waiting) == 1 and self._lessons:
             self._lessons -= 1
             whole = self._waiting[0]
-            if whole.keep:
-                self._familiar = familiar.learn(data, whole.head, whole.client, self._plane)
+            if whole.keep and self._client is not None:
+                self._familiar = familiar.learn(data, whole.head, self._client, self._plane)
 
     def eof_received(self) -> bool | None:
         """The client sends no more. Mid-request that is a framing error; otherwise it has left."""
@@ -279,7 +264,7 @@ class ClientConnection(asyncio.Protocol, Alarm):
         assert self._client is not None
         body = self._body
         raw = body if isinstance(body, bytes) else bytes(body)
-        self._waiting.append(Waiting(self._head, raw, self._client, self._arrived, self._keep))
+        self._waiting.append(Call(self._head, raw, self._client, self._peer, self._arrived, self._keep))
         if len(self._waiting) > self._plane.limits.pipelined:
             self._stop(Reason.BAD_REQUEST)
 
@@ -328,20 +313,11 @@ class ClientConnection(asyncio.Protocol, Alarm):
             self._continue = False
             self._outlet.write(wire.CONTINUE)
 
-    def _start(self, waiting: Waiting) -> None:
+    def _start(self, call: Call) -> None:
         plane = self._plane
-        self._exchange = exchange = Exchange(
-            plane,
-            self._outlet,
-            waiting.head,
-            waiting.raw,
-            waiting.client,
-            self._peer,
-            waiting.arrived,
-            self._rtt() if plane.measure_clients else 0.0,
-            waiting.keep and not plane.draining,
-            self._answered,
-        )
+        if plane.measure_clients:
+            call.rtt = peer.round_trip(self._transport)
+        self._exchange = exchange = Exchange(plane, self._outlet, call, self._answered)
         try:
             exchange.start()
         except Exception:
@@ -363,7 +339,7 @@ class ClientConnection(asyncio.Protocol, Alarm):
 
     def _throttle(self) -> None:
         """Stop reading a client that has sent far ahead; it is the only time its leaving goes unnoticed."""
-        ahead = sum(len(waiting.raw) for waiting in self._waiting) > MAX_WAITING_BYTES
+        ahead = sum(len(call.raw) for call in self._waiting) > MAX_WAITING_BYTES
         if ahead != self._throttled and self._phase is not CLOSED:
             self._throttled = ahead
             (self._transport.pause_reading if ahead else self._transport.resume_reading)()
@@ -428,21 +404,3 @@ class ClientConnection(asyncio.Protocol, Alarm):
         self._plane.telemetry.count(counter)
         self._refuse(Shed(Reason.REQUEST_TIMEOUT))
         self._settle()
-
-    def _rtt(self) -> float:
-        """The client's own round trip, as the kernel has measured it. Seconds."""
-        sock = self._transport.get_extra_info("socket")
-        try:
-            return (
-                float(TCP_INFO_RTT.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_RTT.size))[0])
-                / 1e6
-            )
-        except (OSError, struct.error):
-            return 0.0
-
-
-def _is_loopback(peer: str) -> bool:
-    try:
-        return ipaddress.ip_address(peer).is_loopback
-    except ValueError:
-        return False

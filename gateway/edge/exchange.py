@@ -10,27 +10,20 @@ from __future__ import annotations
 import enum
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from gateway import oip
-from gateway.body import Body, Kind
 from gateway.edge import relay, surface, wire
 from gateway.edge.answer import Answer
 from gateway.edge.attempt import STALE_WINDOW, STALL, Attempt
+from gateway.edge.call import Call
 from gateway.edge.flow import Outlet
-from gateway.edge.gate import Head
 from gateway.edge.plane import Plane
 from gateway.edge.upstream import Link
 from gateway.edge.wheel import Alarm
-from gateway.openai import headers, requests
 from gateway.ring import Trace
 from policies.reason import TABLE, Reason
 from policies.records import NO_TIMINGS, Timings
 from policies.request import Dispatch, Hold, Request, Shed
 from policies.retry import repeatable
-
-if TYPE_CHECKING:
-    from gateway.auth import Client
 
 log = logging.getLogger(__name__)
 
@@ -80,66 +73,25 @@ CLIENT_GONE_STATUS = TABLE[Reason.CLIENT_GONE].http
 class Exchange(Alarm):
     """One request. Its connection calls `start`, perhaps `cancel`; all else comes from links, pools and the alarm."""
 
-    __slots__ = (
-        "_answered",
-        "_asked",
-        "_attempt",
-        "_body",
-        "_client",
-        "_nearest",
-        "_path",
-        "_peer",
-        "_plane",
-        "_raw",
-        "_request",
-        "_trace",
-        "_tried",
-        "answer",
-        "arrived",
-        "head",
-        "rtt",
-        "state",
-    )
+    __slots__ = ("_answered", "_attempt", "_plane", "_trace", "_tried", "answer", "call", "state")
 
-    def __init__(
-        self,
-        plane: Plane,
-        outlet: Outlet,
-        head: Head,
-        raw: bytes,
-        client: Client,
-        peer: str,
-        arrived: float,
-        rtt: float,
-        keep: bool,
-        answered: Callable[[Exchange], None],
-    ) -> None:
+    _trace: Trace
+
+    def __init__(self, plane: Plane, outlet: Outlet, call: Call, answered: Callable[[Exchange], None]) -> None:
         super().__init__()
         self.state = DECIDE
-        # Of the connection.
         self._plane = plane
-        self._client = client
-        self._peer = peer
         self._answered = answered
-        # Of the request.
-        self.head = head
-        self._raw = raw
-        self.arrived = arrived
-        self.rtt = rtt
-        self._asked = headers.NOTHING
-        self._body: Body | None = None
-        self._request: Request | None = None
-        self._trace: Trace | None = None
-        self._nearest: bytes | None = None
-        # Of its attempts.
+        self.call = call
+        self.answer = Answer(outlet, call.head, call.keep and not plane.draining)
         self._tried: list[str] = []
+        """Workers that have been sent it, or were to be."""
         self._attempt: Attempt | None = None
-        # Of its answer.
-        self.answer = Answer(outlet, head, keep)
+        """The last of them."""
 
     def __repr__(self) -> str:
         worker = self._tried[-1] if self._tried else "-"
-        return f"<Exchange {self.answer.id} {self.state.name} attempt {len(self._tried)} at {worker}>"
+        return f"<Exchange {self.call.id} {self.state.name} attempt {len(self._tried)} at {worker}>"
 
     def _go(self, state: State) -> None:
         if state not in TRANSITIONS[self.state]:
@@ -150,51 +102,27 @@ class Exchange(Alarm):
 
     def start(self) -> None:
         """The whole request is here."""
-        plane = self._plane
-        asked = self.head.asked
-        if asked is None:
-            self.head.asked = asked = headers.parse(self.head.fields)
-        if isinstance(asked, Shed):
-            self.answer.id = headers.make_id(plane.rng)
-            self._refuse(asked)
-            return
-        self._asked = asked
-        self.answer.id = asked.request_id or headers.make_id(plane.rng)
-        if self.head.method == b"POST":
+        shed = self.call.identify(self._plane)
+        self.answer.id = self.call.id
+        self._trace = Trace(request_id=self.call.id)
+        method = self.call.head.method
+        if shed is not None:
+            self._refuse(shed)
+        elif method == b"POST":
             self._decide()
-        elif self.head.method == b"GET":
+        elif method == b"GET":
             self._inform()
         else:
             self._refuse(Shed(Reason.METHOD_NOT_ALLOWED))
 
     def _decide(self) -> None:
-        plane, head = self._plane, self.head
-        read = surface.reader(head.path)
-        if read is None:
-            self._refuse(Shed(Reason.NOT_FOUND))
-            return
-        body = read(head.path, self._raw)
-        if isinstance(body, Shed):
-            self._refuse(body)
-            return
-        self._body = body
-        place = plane.locator.locate(self._peer, head.forwarded)
-        self._nearest = plane.steering.header(place)
-        request = plane.routes.request(
-            asked=self._asked,
-            body=body,
-            arrived=self.arrived,
-            request_id=self.answer.id,
-            client=self._client,
-            country=place.country,
-            client_rtt=self.rtt,
-        )
+        plane = self._plane
+        request = self.call.understand(plane)
         if isinstance(request, Shed):
             self._refuse(request)
-            return
-        self._request = request
-        self._trace = Trace(request_id=self.answer.id, request=request)
-        self._route(request, plane.clock())
+        else:
+            self._trace.request = request
+            self._route(request, plane.clock())
 
     def _route(self, request: Request, now: float) -> None:
         router = self._plane.router
@@ -209,11 +137,11 @@ class Exchange(Alarm):
 
     def _inform(self) -> None:
         """GET: answered here, from what the fleet has registered."""
-        content = surface.inform(self.head.path, self._plane.router.fleet)
+        content = surface.inform(self.call.head.path, self._plane.router.fleet)
         if isinstance(content, Shed):
             self._refuse(content)
         else:
-            head = wire.status_line(200) + wire.JSON + wire.REQUEST_ID + self.answer.id.encode()
+            head = wire.status_line(200) + wire.JSON + wire.REQUEST_ID + self.call.id.encode()
             self.answer.whole(200, head, content)
             self._finish()
 
@@ -223,7 +151,6 @@ class Exchange(Alarm):
         plane, worker = self._plane, dispatch.node.worker
         self._tried.append(worker.id)
         plane.telemetry.dispatched(dispatch)
-        assert self._trace is not None
         self._trace.attempts.append((dispatch, None))
         pool = plane.upstream.of(worker.address)
         self._attempt = attempt = Attempt(plane.router, dispatch, pool)
@@ -254,19 +181,11 @@ class Exchange(Alarm):
         self._go(SENT)
         attempt.link = link
         attempt.sent = now
-        path, raw = self._addressed(attempt)
-        head = attempt.head(self.head, path, len(raw), self.answer.id.encode(), self._asked.traceparent, now)
-        link.send(self, head, raw)
+        call = self.call
+        target, body = call.addressed(attempt.dispatch.node)
+        head = attempt.head(call.head, target, len(body), call.id.encode(), call.asked.traceparent, now)
+        link.send(self, head, body)
         self._plane.wheel.set(self, now + attempt.least_patience)
-
-    def _addressed(self, attempt: Attempt) -> tuple[bytes, bytes]:
-        """Target and body as this worker wants them: by its engine's own name for the model, if it has one."""
-        body, node = self._body, attempt.dispatch.node
-        assert body is not None
-        served_name = None if node.worker.variant_header else node.endpoint.served_name
-        if body.kind is Kind.TENSOR:
-            return oip.upstream_path(self.head.target, served_name), self._raw
-        return self.head.target, requests.rewrite(self._raw, body, served_name)
 
     # Relay.
 
@@ -290,12 +209,12 @@ class Exchange(Alarm):
         if attempt.events is not None:
             self._relay_events(attempt, attempt.events, link)
         elif self.state is STREAM:
-            self._relay_rest(link)
+            self._relay_rest(attempt, link)
         elif reply.complete:
             self._complete(attempt, link, now)
         elif reply.size > self._plane.limits.reply_buffer_bytes:
             self._begin(attempt, link, attempt.named.get(b"content-length"))
-            self._relay_rest(link)
+            self._relay_rest(attempt, link)
         if self.state is BUFFER:
             self._plane.wheel.set(self, min(attempt.limit, now + STALL))
 
@@ -303,9 +222,8 @@ class Exchange(Alarm):
         """A whole unary answer, and nothing of it sent yet: the common case."""
         reply = link.reply
         content = reply.take()
-        assert self._request is not None
-        generated = relay.output_tokens(content) if self._request.output_tokens else None
-        cost = self._settle(None, now, timings=relay.timings(attempt.named), output_tokens=generated)
+        generated = relay.output_tokens(content) if self.call.request.output_tokens else None
+        cost = self._settle(None, now, timings=relay.timings(attempt.named), tokens=generated)
         self.answer.whole(reply.status, self._head(attempt, link, cost), content)
         link.release()
         self._finish()
@@ -326,30 +244,26 @@ class Exchange(Alarm):
             return
         if reply.complete:
             whole += events.finish()
+        if self.state is BUFFER and (whole or reply.complete):
+            self._begin(attempt, link, None)
         if whole:
-            if self.state is BUFFER:
-                self._begin(attempt, link, None)
             self.answer.piece(whole)
         if reply.complete:
-            if self.state is BUFFER:
-                self._begin(attempt, link, None)
             self._end(link, events.timings, events.output_tokens)
 
-    def _relay_rest(self, link: Link) -> None:
+    def _relay_rest(self, attempt: Attempt, link: Link) -> None:
         """A unary answer too large to hold back."""
-        reply = link.reply
-        data = reply.take()
+        data = link.reply.take()
         if data:
             self.answer.piece(data)
-        if reply.complete:
-            assert self._attempt is not None
-            self._end(link, relay.timings(self._attempt.named), None)
+        if link.reply.complete:
+            self._end(link, relay.timings(attempt.named), None)
 
     def _end(self, link: Link, timings: Timings, generated: int | None) -> None:
         """The worker has ended a streamed answer cleanly, and so do we."""
         self.answer.end()
         self.answer.outlet.detach()
-        self._settle(None, self._plane.clock(), timings=timings, output_tokens=generated)
+        self._settle(None, self._plane.clock(), timings=timings, tokens=generated)
         link.release()
         self._finish()
 
@@ -386,11 +300,9 @@ class Exchange(Alarm):
     def ring(self, now: float) -> None:
         """The alarm: whatever was nearest has passed."""
         attempt = self._attempt
-        request = self._request
-        assert request is not None
-        if self.state is HELD and now < request.deadline:
+        if self.state is HELD and now < self.call.request.deadline:
             self._go(DECIDE)
-            self._route(request, now)
+            self._route(self.call.request, now)
         elif attempt is None or now >= attempt.limit:
             self._fail(Reason.DEADLINE_EXCEEDED)
         elif self.state is SENT and now < attempt.sent + attempt.patience:
@@ -404,9 +316,8 @@ class Exchange(Alarm):
 
     def _give_up(self, attempt: Attempt, now: float) -> None:
         """The worker has been silent too long. Only with another one at hand is it worse than waiting on."""
-        assert self._request is not None
         if self._repeats_safely():
-            decision = self._plane.router.route(self._request, now, self._tried)
+            decision = self._plane.router.route(self.call.request, now, self._tried)
             if isinstance(decision, Dispatch):
                 self._settle(Reason.DEADLINE_EXCEEDED, now)
                 self._drop(attempt)
@@ -435,11 +346,10 @@ class Exchange(Alarm):
 
     def _repeat(self, failed: Attempt, now: float) -> bool:
         """Try another node, if the attempt may be repeated and there is one."""
-        assert self._request is not None
         assert failed.outcome is not None
         if now >= failed.limit or not repeatable(failed.outcome, self._repeats_safely()):
             return False
-        decision = self._plane.router.route(self._request, now, self._tried)
+        decision = self._plane.router.route(self.call.request, now, self._tried)
         if not isinstance(decision, Dispatch):
             return False
         self._go(DECIDE)
@@ -448,8 +358,7 @@ class Exchange(Alarm):
 
     def _repeats_safely(self) -> bool:
         """Whether an attempt of which nobody knows how far it came may be repeated (R3)."""
-        assert self._request is not None
-        return self._plane.routes.pure(self._request.model)
+        return self._plane.routes.pure(self.call.request.model)
 
     def _drop(self, attempt: Attempt) -> None:
         """Leave the worker at once; this is how it learns that its work is not wanted any more."""
@@ -469,7 +378,7 @@ class Exchange(Alarm):
             return
         plane.telemetry.count("edge.cancelled")
         self.answer.keep = False
-        if self._attempt is not None:
+        if self._attempt is not None and self._attempt.outcome is None:
             self._settle(Reason.CLIENT_GONE, plane.clock())
             self._drop(self._attempt)
         self.answer.status = CLIENT_GONE_STATUS
@@ -481,16 +390,14 @@ class Exchange(Alarm):
         self,
         reason: Reason | None,
         now: float,
-        *,
         executed: bool = True,
         timings: Timings = NO_TIMINGS,
-        output_tokens: int | None = None,
+        tokens: int | None = None,
     ) -> float:
         """Report the attempt, exactly once; what it cost in US dollars."""
         attempt = self._attempt
         assert attempt is not None
-        assert self._trace is not None
-        outcome = attempt.settle(reason, now, executed=executed, timings=timings, output_tokens=output_tokens)
+        outcome = attempt.settle(reason, now, executed=executed, timings=timings, output_tokens=tokens)
         cost = attempt.cost()
         self._plane.telemetry.settled(attempt.dispatch, outcome, cost, attempt.in_deadline())
         self._trace.attempts[-1] = (attempt.dispatch, outcome)
@@ -500,8 +407,6 @@ class Exchange(Alarm):
         """The client gets an error instead of an answer."""
         if not self._tried:
             self._plane.telemetry.refused(shed.reason)
-        if self._trace is None:
-            self._trace = Trace(request_id=self.answer.id)
         self._trace.shed = shed
         self.answer.refuse(shed, attempts=len(self._tried))
         self._finish()
@@ -509,11 +414,11 @@ class Exchange(Alarm):
     def _head(self, attempt: Attempt, link: Link, cost: float) -> bytes:
         """The answer's head without framing: what the worker said, and what of the decision the client gets to see."""
         plane = self._plane
-        head = relay.head(link.reply, self.answer.id.encode())
-        if self._nearest:
-            head += wire.NEAREST + self._nearest
-        if plane.decision_headers == "always" or (self._asked.explain and plane.decision_headers != "never"):
-            head += relay.decision(attempt.dispatch, attempt.outcome, cost, attempt.dispatch.at - self.arrived)
+        head = relay.head(link.reply, self.call.id.encode())
+        if self.call.nearest:
+            head += wire.NEAREST + self.call.nearest
+        if plane.decision_headers == "always" or (self.call.asked.explain and plane.decision_headers != "never"):
+            head += relay.decision(attempt.dispatch, attempt.outcome, cost, attempt.dispatch.at - self.call.arrived)
         return head
 
     def _finish(self) -> None:
@@ -522,9 +427,9 @@ class Exchange(Alarm):
         self._go(DONE)
         plane.wheel.clear(self)
         now = plane.clock()
-        plane.telemetry.finished(self.answer.status, now - self.arrived)
+        plane.telemetry.finished(self.answer.status, now - self.call.arrived)
         trace = self._trace
-        if trace is not None:
+        if trace.request is not None or trace.shed is not None:  # what a GET was told is no decision
             trace.status = self.answer.status
             trace.finished = now
             plane.ring.add(trace)

@@ -82,7 +82,7 @@ def test_an_alarm_may_clear_and_set_others_while_it_rings() -> None:
     for bell in bells:
         wheel.set(bell, clock.now + 0.0501)
     turn(wheel, clock, 1)
-    assert sum(len(bell.rung) for bell in bells) in (0, 2)  # all or none: they share one slot
+    assert all(len(bell.rung) <= 1 for bell in bells)  # they share a slot, so some may have rung before
     assert repr(wheel) == "<TimerWheel 1 set>"
 
 
