@@ -206,11 +206,11 @@ class Gateway:
         try:
             await self.registry.settled(FIRST_READ_SECONDS)
             where = self.config.control
-            runner, control_port = await control.serve(self.slot, lambda: self.plane.keys, where.host, where.port)
+            door = await control.serve(self.slot, lambda: self.plane.keys, where.host, where.port)
             try:
-                await self._serve(announce, control_port)
+                await self._serve(announce, door.port)
             finally:
-                await runner.cleanup()
+                await door.close()
         finally:
             await end(background)
             self.plane.upstream.close()

@@ -6,6 +6,7 @@ operator: requests that carry a foreign `Origin`, or on loopback a foreign `Host
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import secrets
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 MAX_BODY = 16 * 1024 * 1024
 """The data plane's default body limit: what can be sent can be explained."""
 IDLE_SECONDS = 60.0
+HEADER_SECONDS = 10.0
+ANSWER_SECONDS = 10.0
+"""For the body to arrive and the answer to be made; every answer comes from memory."""
 RECENT = 50
 """Decisions listed when nobody says how many."""
 MAX_RECENT = 500
@@ -37,6 +41,9 @@ FORWARDED = ("x-forwarded-for", "forwarded")
 
 Answer = Callable[[Slot, web.Request], Awaitable[web.Response]]
 KeysNow = Callable[[], Keys]
+Connection = web.RequestHandler
+Silent = set[Connection]
+"""Connections that have not sent a whole request yet."""
 
 
 class DrainOrder(msgspec.Struct, forbid_unknown_fields=True):
@@ -52,18 +59,53 @@ class Route(NamedTuple):
     """Whether it is answered without an admin key."""
 
 
-def build(slot: Slot, keys: KeysNow) -> web.Application:
-    """The application; `keys` gives those of the configuration in force."""
-    app = web.Application(client_max_size=MAX_BODY, middlewares=[_guard(keys)])
+def build(slot: Slot, keys: KeysNow, silent: Silent) -> web.Application:
+    """The application; `keys` gives those of the configuration in force, `silent` loses whoever sends a request."""
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[_guard(keys, silent)])
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _bound(route.answer, slot), name=None)
     return app
 
 
-async def serve(slot: Slot, keys: KeysNow, host: str, port: int) -> tuple[web.AppRunner, int]:
-    """Listen; the runner to clean up, and the port in use. Raises OSError."""
+class Door:
+    """The listening side. A connection that sends no whole request in time is closed: aiohttp alone waits for ever."""
+
+    def __init__(self, runner: web.AppRunner, silent: Silent) -> None:
+        self.port = 0
+        self._runner = runner
+        self._server: asyncio.Server | None = None
+        self._silent = silent
+
+    async def open(self, host: str, port: int) -> None:
+        """Listen. Raises OSError."""
+        self._server = await asyncio.get_running_loop().create_server(self._accept, host, port, backlog=128)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        await self._runner.cleanup()
+
+    def _accept(self) -> asyncio.Protocol:
+        factory = self._runner.server
+        assert factory is not None
+        connection = factory()
+        self._silent.add(connection)
+        asyncio.get_running_loop().call_later(HEADER_SECONDS, self._expire, connection)
+        return connection
+
+    def _expire(self, connection: Connection) -> None:
+        if connection in self._silent:
+            self._silent.discard(connection)
+            if connection.transport is not None:
+                connection.transport.abort()
+
+
+async def serve(slot: Slot, keys: KeysNow, host: str, port: int) -> Door:
+    """Listen. Raises OSError."""
+    silent: Silent = set()
     runner = web.AppRunner(
-        build(slot, keys),
+        build(slot, keys, silent),
         handler_cancellation=True,
         access_log=None,
         keepalive_timeout=IDLE_SECONDS,
@@ -72,13 +114,13 @@ async def serve(slot: Slot, keys: KeysNow, host: str, port: int) -> tuple[web.Ap
         auto_decompress=False,
     )
     await runner.setup()
+    door = Door(runner, silent)
     try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
+        await door.open(host, port)
     except OSError:
-        await runner.cleanup()
+        await door.close()
         raise
-    return runner, runner.addresses[0][1]
+    return door
 
 
 # The answers.
@@ -163,13 +205,18 @@ PUBLIC = frozenset(route.path for route in ROUTES if route.public)
 # Who may ask, and how refusals look.
 
 
-def _guard(keys: KeysNow) -> Any:
+def _guard(keys: KeysNow, silent: Silent) -> Any:
     @web.middleware
     async def guard(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
+        silent.discard(request.protocol)
         request_id = f"adm-{secrets.token_hex(8)}"
         try:
             refused = _refused(request, keys())
-            answer = refusal(refused) if refused is not None else await handler(request)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                answer = refusal(refused) if refused is not None else await handler(request)
+        except TimeoutError:
+            answer = refusal(Shed(Reason.REQUEST_TIMEOUT))
+            answer.force_close()
         except web.HTTPException as error:
             answer = refusal(Shed(_REASONS.get(error.status, Reason.BAD_REQUEST)))
         except Exception:  # a fault of ours: logged with its id, told without its text

@@ -6,11 +6,14 @@ import asyncio
 import json
 
 import pytest
+from redis.asyncio import Redis
 
 from gateway import link
+from gateway.app import end
 from policies import records
 from policies.records import encode_load, seal_worker
 from policies.request import DrainSet, LoadSeen, WorkerSeen
+from tests.gateway.conftest import RedisProcess
 from tests.gateway.desk import REGION, Desk, worst_lag
 from tests.gateway.members import load, worker
 
@@ -154,3 +157,25 @@ async def test_ghosts_are_removed_from_the_set(desk: Desk, monkeypatch: pytest.M
     reads = desk.counts["registry.reads"]
     await desk.until(lambda: desk.counts["registry.reads"] > reads + 4)
     assert await desk.redis.smembers(records.ids_key(REGION)) == {b"a"}
+
+
+async def test_few_commands_and_keys_are_enough(redis_process: RedisProcess, brisk: None) -> None:
+    """What an ACL has to grant a gateway: deploy/users.acl grants these and nothing that could harm a worker."""
+    commands = "ping hello select sscan getrange set sadd srem publish psubscribe subscribe punsubscribe unsubscribe"
+    async with Redis.from_url(redis_process.url) as admin:
+        granted = [f"+{command}" for command in commands.split()]
+        await admin.execute_command(
+            "ACL", "SETUSER", "gw", "on", ">pass", "~iso:*", "resetchannels", "&iso:{*}:changes", "-@all", *granted
+        )
+        desk = Desk(f"redis://gw:pass@127.0.0.1:{redis_process.port}")
+        workers = Desk(redis_process.url)
+        running = asyncio.ensure_future(desk.registry.run())
+        await workers.register("a")
+        await desk.until(lambda: "a" in desk.seen())
+        assert await desk.registry.drain("a", True)
+        await desk.until(lambda: desk.counts["registry.reads"] > 2)
+        assert await admin.exists(records.rtt_key(REGION, "gw1"))
+        assert desk.counts["registry.lost"] == 0
+        await end([running])
+        await desk.redis.aclose()
+        await workers.redis.aclose()

@@ -44,7 +44,7 @@ async def gateway() -> Gateway:
 
 @pytest.fixture
 async def client(gateway: Gateway) -> AsyncIterator[TestClient]:
-    async with TestClient(TestServer(build(gateway.slot, lambda: gateway.plane.keys))) as client:
+    async with TestClient(TestServer(build(gateway.slot, lambda: gateway.plane.keys, set()))) as client:
         yield client
 
 

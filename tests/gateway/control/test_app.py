@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 from typing import Any
@@ -223,12 +224,52 @@ async def test_a_client_that_leaves_cancels_its_request(gateway: Gateway, monkey
         return {}
 
     monkeypatch.setattr(gateway.slot, "drain", slow)
-    runner, port = await control.serve(gateway.slot, lambda: gateway.plane.keys, "127.0.0.1", 0)
-    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    door = await control.serve(gateway.slot, lambda: gateway.plane.keys, "127.0.0.1", 0)
+    _, writer = await asyncio.open_connection("127.0.0.1", door.port)
     body = b'{"worker":"near"}'
     writer.write(b"POST /admin/drain HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
     async with asyncio.timeout(5):
         await began.wait()
         writer.close()
         await cancelled.wait()
-    await runner.cleanup()
+    await door.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: x"])
+async def test_half_a_header_is_not_waited_for(gateway: Gateway, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(control, "HEADER_SECONDS", 0.2)
+    door = await control.serve(gateway.slot, lambda: gateway.plane.keys, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    writer.write(sent)
+    async with asyncio.timeout(3):
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    writer.close()
+    await door.close()
+
+
+async def test_half_a_body_is_not_waited_for(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "ANSWER_SECONDS", 0.2)
+    door = await control.serve(gateway.slot, lambda: gateway.plane.keys, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    writer.write(b"POST /admin/drain HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{")
+    async with asyncio.timeout(5):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+    writer.close()
+    await door.close()
+
+
+async def test_a_connection_that_spoke_may_stay(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "HEADER_SECONDS", 0.1)
+    door = await control.serve(gateway.slot, lambda: gateway.plane.keys, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    async with asyncio.timeout(5):
+        for _ in range(2):
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            length = next(int(line[16:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length: "))
+            await reader.readexactly(length)
+            await asyncio.wait([asyncio.ensure_future(asyncio.sleep(0.2))])  # longer than a silent one may stay
+    writer.close()
+    await door.close()
