@@ -7,6 +7,7 @@ instead of waiting. However it ends, the children end with it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import sys
 import time
@@ -56,7 +57,8 @@ def run(wanted: Wanted) -> int:
                 refuse_taken("127.0.0.1", port, option)
     console = Console(stderr=wanted.json)
     began = time.monotonic()
-    with Embedded(wanted.scenario, redis=wanted.redis, say=lambda line: console.print(line, highlight=False)) as fleet:
+    say = functools.partial(console.print, highlight=False, soft_wrap=True)
+    with Embedded(wanted.scenario, redis=wanted.redis, say=say) as fleet:
         fleet.start(wanted.ports())
         console.print(f"ready in {time.monotonic() - began:.1f} s\n")
         return show_once(fleet, wanted, console) if wanted.once else show_until_interrupted(fleet, console)

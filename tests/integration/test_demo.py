@@ -3,15 +3,13 @@
 import json
 import os
 import re
-import select
 import signal
 import subprocess
-import time
 
 import pytest
 
 from loadtests import scenario
-from loadtests.processes import isochrone
+from loadtests.processes import Child, isochrone
 
 FREE = ("--port", "0", "--control-port", "0")
 
@@ -60,25 +58,20 @@ def test_once_compares_three_policies_on_one_fleet():
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
-def test_it_says_where_to_point_a_client_and_leaves_nothing_behind(end):
-    demo = subprocess.Popen(isochrone("demo", *FREE), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    said = []
-    until = time.monotonic() + 120
-    while not any("Ctrl-C" in line for line in said):
-        assert select.select([demo.stdout], [], [], until - time.monotonic())[0], "".join(said)
-        line = demo.stdout.readline()
-        assert line, "".join(said)
-        said.append(line)
-    text = "".join(said)
-    url = re.search(r"base_url = (http://\S+/v1)", text)[1]
-    curl = subprocess.run(["curl", "-s", "-m", "10", f"{url}/models"], capture_output=True, text=True, check=True)
-    assert "tinychat" in curl.stdout
-    below = descendants(demo.pid)
-    assert len(below) >= 9  # Redis, WAN, six workers, a gateway
-    demo.send_signal(end)
-    demo.communicate(timeout=30)
-    assert demo.returncode == 0 if end is signal.SIGINT else demo.returncode in (0, 130)
-    assert [pid for pid in below if running(pid)] == []
+def test_it_says_where_to_point_a_client_and_leaves_nothing_behind(end, tmp_path):
+    demo = Child("demo", isochrone("demo", *FREE), tmp_path, ready="Ctrl-C ends everything")
+    try:
+        demo.wait_ready(120)
+        url = re.search(r"base_url = (http://\S+/v1)", demo.log.read_text())[1]
+        curl = subprocess.run(["curl", "-s", "-m", "10", f"{url}/models"], capture_output=True, text=True, check=True)
+        assert "tinychat" in curl.stdout
+        below = descendants(demo.pid)
+        assert len(below) == 9  # Redis, WAN, six workers, a gateway
+        demo.send(end)
+        assert demo.wait(30) == 0
+        assert [pid for pid in below if running(pid)] == []
+    finally:
+        demo.end()
 
 
 def test_a_dying_child_is_one_clear_line(tmp_path):
