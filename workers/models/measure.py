@@ -54,6 +54,11 @@ def timed(run: Callable[[], object], seconds: float, fewest: int = 30) -> list[f
     return took
 
 
+def least_disturbed(rounds: Sequence[list[float]]) -> list[float]:
+    """The round with the lowest median: what shares the core's caches and clock only ever makes a round slower."""
+    return min(rounds, key=lambda took: float(np.median(took)))
+
+
 def latency(took: Sequence[float]) -> Latency:
     p50, p90, p99 = (round(float(p) * 1e3, 4) for p in np.percentile(took, (50, 90, 99)))
     return Latency(p50, p90, p99)

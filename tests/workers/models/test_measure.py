@@ -21,6 +21,10 @@ def test_timed_leaves_the_warm_up_out():
     assert all(seconds >= 0 for seconds in took)
 
 
+def test_the_least_disturbed_round_has_the_lowest_median():
+    assert measure.least_disturbed([[3, 3, 3], [2, 1, 9], [2.5, 0.1, 2.5]]) == [2, 1, 9]
+
+
 def test_a_tensor_curve_meets_its_two_ends():
     curve = measure.tensor_curve({"1": Latency(2, 0, 0), "8": Latency(9, 0, 0), "32": Latency(33, 0, 0)})
     assert curve.base == pytest.approx(0.002)
