@@ -22,8 +22,6 @@ UNMIRRORED = {
     "gateway/__main__.py",
     "workers/__main__.py",
     "loadtests/__main__.py",
-    # A benchmark: it measures, and its figures are read, not asserted.
-    "loadtests/live/bench_edge.py",
 }
 """Sources without a test file of their own, with the reason."""
 

@@ -40,6 +40,15 @@ class Answer:
             self.outlet.write(head)
             self.outlet.write(content)
 
+    def json(self, content: bytes) -> None:
+        """A document of our own."""
+        self.whole(200, wire.status_line(200) + wire.JSON + wire.REQUEST_ID + self.id.encode(), content)
+
+    def abandon(self) -> None:
+        """The client has left: nothing more is written."""
+        self.status = TABLE[Reason.CLIENT_GONE].http
+        self.keep = False
+
     def begin(self, status: int, fields: bytes, length: bytes | None) -> None:
         """The head of an answer that comes in pieces; `length` is its body's size, where the worker said it."""
         self.status = status

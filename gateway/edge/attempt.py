@@ -84,10 +84,12 @@ class Attempt:
         """Seconds this node's worker gets to accept a connection."""
         return RTTS_TO_CONNECT * self.dispatch.eta.network
 
-    @property
-    def stale(self) -> bool:
-        """Whether a loss so soon, on a link used before, may be the worker closing an idle connection."""
-        return self.link is not None and self.link.used > 1 and not self.link.reply.began and not self.resent
+    def raced(self, now: float) -> bool:
+        """Whether a loss at `now`, so soon and on a link used before, may be the worker closing an idle connection."""
+        link = self.link
+        if link is None or link.used < 2 or link.reply.began or self.resent:
+            return False
+        return now - self.sent <= STALE_WINDOW + self.connect_timeout
 
     @property
     def patience(self) -> float:

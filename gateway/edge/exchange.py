@@ -8,24 +8,22 @@ one ending, whatever happens. Bytes are cut and framed in relay.py, sockets are 
 from __future__ import annotations
 
 import enum
-import logging
 from collections.abc import Callable
+from typing import Any
 
 from gateway.edge import relay, surface, wire
 from gateway.edge.answer import Answer
-from gateway.edge.attempt import STALE_WINDOW, STALL, Attempt
+from gateway.edge.attempt import STALL, Attempt
 from gateway.edge.call import Call
 from gateway.edge.flow import Outlet
 from gateway.edge.plane import Plane
 from gateway.edge.upstream import Link
 from gateway.edge.wheel import Alarm
 from gateway.ring import Trace
-from policies.reason import TABLE, Reason
-from policies.records import NO_TIMINGS, Timings
+from policies.reason import Reason
+from policies.records import Timings
 from policies.request import Dispatch, Hold, Request, Shed
 from policies.retry import repeatable
-
-log = logging.getLogger(__name__)
 
 # Theory of operation
 #
@@ -66,8 +64,6 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     STREAM: frozenset((DONE,)),
     DONE: frozenset(),
 }
-
-CLIENT_GONE_STATUS = TABLE[Reason.CLIENT_GONE].http
 
 
 class Exchange(Alarm):
@@ -141,14 +137,15 @@ class Exchange(Alarm):
         if isinstance(content, Shed):
             self._refuse(content)
         else:
-            head = wire.status_line(200) + wire.JSON + wire.REQUEST_ID + self.call.id.encode()
-            self.answer.whole(200, head, content)
+            self.answer.json(content)
             self._finish()
 
     # Forward.
 
     def _forward(self, dispatch: Dispatch, now: float) -> None:
         plane, worker = self._plane, dispatch.node.worker
+        if self._tried:
+            self._go(DECIDE)
         self._tried.append(worker.id)
         plane.telemetry.dispatched(dispatch)
         self._trace.attempts.append((dispatch, None))
@@ -223,7 +220,7 @@ class Exchange(Alarm):
         reply = link.reply
         content = reply.take()
         generated = relay.output_tokens(content) if self.call.request.output_tokens else None
-        cost = self._settle(None, now, timings=relay.timings(attempt.named), tokens=generated)
+        cost = self._settle(None, now, timings=relay.timings(attempt.named), output_tokens=generated)
         self.answer.whole(reply.status, self._head(attempt, link, cost), content)
         link.release()
         self._finish()
@@ -263,7 +260,7 @@ class Exchange(Alarm):
         """The worker has ended a streamed answer cleanly, and so do we."""
         self.answer.end()
         self.answer.outlet.detach()
-        self._settle(None, self._plane.clock(), timings=timings, tokens=generated)
+        self._settle(None, self._plane.clock(), timings=timings, output_tokens=generated)
         link.release()
         self._finish()
 
@@ -273,12 +270,11 @@ class Exchange(Alarm):
         """The worker's side of the link is gone."""
         attempt, reply = self._attempt, link.reply
         assert attempt is not None
-        if self.state is SENT and attempt.stale and self._repeats_safely():
-            now = self._plane.clock()
-            if now - attempt.sent <= STALE_WINDOW + attempt.connect_timeout:
-                attempt.resent = True
-                self._connect(attempt, now)
-                return
+        now = self._plane.clock()
+        if self.state is SENT and attempt.raced(now) and self._repeats_safely():
+            attempt.resent = True
+            self._connect(attempt, now)
+            return
         if clean and reply.headed and not relay.framed(reply, attempt.named):
             ended = attempt.events is None or attempt.events.done
             if ended and self.state in (BUFFER, STREAM):
@@ -321,7 +317,6 @@ class Exchange(Alarm):
             if isinstance(decision, Dispatch):
                 self._settle(Reason.DEADLINE_EXCEEDED, now)
                 self._drop(attempt)
-                self._go(DECIDE)
                 self._forward(decision, now)
                 return
         self._plane.wheel.set(self, attempt.limit)
@@ -352,7 +347,6 @@ class Exchange(Alarm):
         decision = self._plane.router.route(self.call.request, now, self._tried)
         if not isinstance(decision, Dispatch):
             return False
-        self._go(DECIDE)
         self._forward(decision, now)
         return True
 
@@ -366,10 +360,7 @@ class Exchange(Alarm):
         attempt.pool.forget(self)
         link = attempt.link
         if link is not None and link.caller is self:
-            if link.reply.complete:
-                link.release()
-            else:
-                link.close()
+            link.release()  # which closes it, unless its reply is complete
 
     def cancel(self) -> None:
         """The client left."""
@@ -377,27 +368,19 @@ class Exchange(Alarm):
         if self.state is DONE:
             return
         plane.telemetry.count("edge.cancelled")
-        self.answer.keep = False
         if self._attempt is not None and self._attempt.outcome is None:
             self._settle(Reason.CLIENT_GONE, plane.clock())
             self._drop(self._attempt)
-        self.answer.status = CLIENT_GONE_STATUS
+        self.answer.abandon()
         self._finish()
 
     # Settle.
 
-    def _settle(
-        self,
-        reason: Reason | None,
-        now: float,
-        executed: bool = True,
-        timings: Timings = NO_TIMINGS,
-        tokens: int | None = None,
-    ) -> float:
-        """Report the attempt, exactly once; what it cost in US dollars."""
+    def _settle(self, reason: Reason | None, now: float, **seen: Any) -> float:
+        """Report the attempt, exactly once; what it cost in US dollars. `seen` goes to `Attempt.settle`."""
         attempt = self._attempt
         assert attempt is not None
-        outcome = attempt.settle(reason, now, executed=executed, timings=timings, output_tokens=tokens)
+        outcome = attempt.settle(reason, now, **seen)
         cost = attempt.cost()
         self._plane.telemetry.settled(attempt.dispatch, outcome, cost, attempt.in_deadline())
         self._trace.attempts[-1] = (attempt.dispatch, outcome)
