@@ -123,10 +123,10 @@ def test_check(tmp_path: Path) -> None:
     file.write_text("id: a\nregion: eu-west\n")
     done = run("check", str(file))
     assert (done.exit_code, done.output) == (0, f"{file}: good (1 route, region eu-west)\n")
-    file.write_text("id: a\nregoin: eu-west\n")
+    file.write_text("id: a\nzone: eu-west\n")
     done = run("check", str(file))
     assert done.exit_code == 1
-    assert "$.regoin" in done.output
+    assert "$.zone" in done.output
     assert "region" in done.output
     assert run("check", str(tmp_path / "missing")).exit_code == 1
 

@@ -83,10 +83,10 @@ def refused(*arguments: str, flags: tuple[str, ...] = (), **environment: str) ->
 
 
 def test_a_bad_file_is_refused_with_its_place(config: Path) -> None:
-    config.write_text("id: gw1\nroutes:\n  - polcy: nearest\n")
+    config.write_text("id: gw1\nroutes:\n  - balancer: nearest\n")
     status, text = refused("--config", str(config))
     assert status == 1
-    assert f"{config}:3: $.routes[0].polcy" in text
+    assert f"{config}:3: $.routes[0].balancer" in text
     assert "Traceback" not in text
 
 
