@@ -71,13 +71,21 @@ def show_until_interrupted(fleet: Embedded, console: Console) -> int:
         with Live(console=console, auto_refresh=False, transient=not console.is_terminal) as live:
             while True:
                 fleet.check()
-                tables = [nodes_table(gateway.region, nodes(gateway)) for gateway in fleet.gateways]
-                if console.is_terminal:
+                tables = current_tables(fleet)
+                if tables and console.is_terminal:
                     live.update(Group(*tables), refresh=True)
                 time.sleep(REFRESH_SECONDS)
     except KeyboardInterrupt:
         console.print("\nending every process", highlight=False)
         return 0
+
+
+def current_tables(fleet: Embedded) -> list[Table]:
+    """A table per gateway; none while one does not answer, and whether it died is `check`'s to say."""
+    try:
+        return [nodes_table(gateway.region, nodes(gateway)) for gateway in fleet.gateways]
+    except OSError:
+        return []
 
 
 def show_once(fleet: Embedded, wanted: Wanted, console: Console) -> int:
