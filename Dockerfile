@@ -7,7 +7,8 @@ COPY . .
 RUN /opt/isochrone/bin/pip install --no-cache-dir --no-deps .
 
 FROM python:3.11-slim
-RUN useradd --system --uid 10001 --home-dir /var/lib/isochrone --create-home isochrone
+RUN groupadd --gid 10001 isochrone \
+    && useradd --system --uid 10001 --gid isochrone --home-dir /var/lib/isochrone --create-home isochrone
 COPY --from=build /opt/isochrone /opt/isochrone
 COPY deploy /opt/isochrone/deploy
 ENV PATH=/opt/isochrone/bin:$PATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
