@@ -103,7 +103,7 @@ class Fleet:
         if state is None:
             state = WorkerState(record, self.health, self._regions.get(record.region))
             self.workers[record.id] = state
-        elif record.seq <= state.record.seq:
+        elif record.seq < state.record.seq or record == state.record:
             return
         else:
             if record.boot != state.record.boot:

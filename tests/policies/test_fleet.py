@@ -29,6 +29,8 @@ def test_records_and_loads_never_go_backwards():
     r = router(worker("w", seq=5))
     r.observe(WorkerSeen(worker("w", seq=4, usd_per_hour=99.0)), 1.0)
     assert r.fleet.workers["w"].record.seq == 5
+    r.observe(WorkerSeen(worker("w", seq=5, usd_per_hour=2.0)), 1.0)
+    assert r.fleet.workers["w"].record.price.usd_per_hour == 2.0, "edited in place: a different record is news"
     r.observe(LoadSeen(load("w", 9, waiting=9), 0.0), 1.0)
     r.observe(LoadSeen(load("w", 8, waiting=8), 0.0), 1.0)
     r.observe(LoadSeen(load("w", 10, waiting=7, boot="old"), 0.0), 1.0)
