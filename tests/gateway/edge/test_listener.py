@@ -9,7 +9,9 @@ import pytest
 
 from gateway.edge import listener as module
 from gateway.edge.listener import listen
+from policies.request import WorkerGone, WorkerSeen
 from tests.battery import BODY, CHAT, LENGTH, ORIGIN_BODY, POST
+from tests.fleets import worker
 from tests.gateway.edge.conftest import Live
 from tests.playbook import Edge
 
@@ -46,6 +48,33 @@ async def test_many_clients_at_once_are_all_served(live: Live) -> None:
     assert all(answer.endswith(ORIGIN_BODY) for answer in answers)
     assert len(live.seen) == 200
     assert live.edge.unreported == 0
+
+
+async def test_a_client_that_leaves_is_noticed_at_once(live: Live) -> None:
+    """Its worker's connection closes within 100 ms (faults.md G15)."""
+    loop = asyncio.get_running_loop()
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    class Silent(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            asked.set()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            left.set()
+
+    server = await loop.create_server(Silent, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    live.edge.router.observe(WorkerGone("a"), loop.time())
+    live.edge.router.observe(WorkerSeen(worker("silent", address=address)), loop.time())
+    _, writer = await asyncio.open_connection("127.0.0.1", live.listener.port)
+    writer.write(REQUEST)
+    await asked.wait()
+    began = loop.time()
+    writer.close()
+    async with asyncio.timeout(5.0):
+        await left.wait()
+    assert loop.time() - began < 0.1
+    server.close()
 
 
 async def test_an_inherited_socket_is_served() -> None:
