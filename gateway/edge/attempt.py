@@ -171,12 +171,14 @@ class Attempt:
 
 
 def _passed_on(client: Head) -> bytes:
-    """The client's end-to-end fields, as they go to a worker."""
+    """The client's end-to-end fields, as they go to a worker: none of ours, none that `Connection` names."""
+    connection = client.named.get(b"connection", b"").lower()
+    withheld = WITHHELD.union(token.strip() for token in connection.split(b",")) if connection else WITHHELD
     return b"".join(
         [
             b"\r\n%b: %b" % (name, value)
             for name, value in client.fields
-            if name not in WITHHELD and not name.startswith(wire.NOT_FORWARDED_PREFIXES)
+            if name not in withheld and not name.startswith(wire.NOT_FORWARDED_PREFIXES)
         ]
     )
 

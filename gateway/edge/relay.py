@@ -38,6 +38,8 @@ def verdict(reply: Reply, named: dict[bytes, bytes]) -> Reason | None:
     coding = named.get(b"transfer-encoding")
     if coding is not None and coding.lower() != b"chunked":
         return Reason.BAD_UPSTREAM_REPLY
+    if b"content-encoding" in named and streams(named):
+        return Reason.BAD_UPSTREAM_REPLY  # events in it can't be told apart
     return None
 
 

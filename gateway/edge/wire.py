@@ -67,13 +67,14 @@ HOP_BY_HOP = frozenset(
     )
 )
 
-# What a client sends that no worker gets: framing and identity we write ourselves, credentials meant for us, and
-# claims about the client's address that a worker must not believe.
+# What a client sends that no worker gets: framing and identity we write ourselves, credentials meant for us, claims
+# about the client's address that a worker must not believe, and leave to encode answers whose events we must see.
 NOT_FORWARDED = HOP_BY_HOP | frozenset(
     (
         b"host",
         b"content-length",
         b"expect",
+        b"accept-encoding",
         b"authorization",
         b"x-api-key",
         b"api-key",

@@ -95,3 +95,16 @@ def test_a_repeat_says_so_and_the_budget_is_what_is_left() -> None:
     assert b"accept: */*" in lines
     assert b"te: trailers" not in lines
     assert head.endswith(b"\r\nContent-Length: 3\r\n\r\n")
+
+
+def test_fields_the_client_names_in_connection_go_no_further() -> None:
+    fields = [
+        (b"connection", b"keep-alive, X-Secret"),
+        (b"x-secret", b"1"),
+        (b"x-open", b"2"),
+        (b"accept-encoding", b"br"),
+    ]
+    head = attempt().head(Head(b"POST", b"/v1/x", "1.1", fields), b"/v1/x", 0, b"r-1", b"", 0.0)
+    assert b"x-open: 2" in head
+    assert b"x-secret" not in head
+    assert b"accept-encoding" not in head

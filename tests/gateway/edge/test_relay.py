@@ -68,6 +68,8 @@ def test_a_control_character_never_crosses(control: int) -> None:
         (503, {b"x-isochrone-executed": b"1"}, Reason.UPSTREAM_ERROR),
         (200, {b"transfer-encoding": b"Chunked"}, None),
         (200, {b"transfer-encoding": b"gzip, chunked"}, Reason.BAD_UPSTREAM_REPLY),
+        (200, {b"content-encoding": b"gzip"}, None),
+        (200, {b"content-encoding": b"gzip", b"content-type": b"text/event-stream"}, Reason.BAD_UPSTREAM_REPLY),
     ],
 )
 def test_verdicts(status: int, named: dict[bytes, bytes], reason: Reason | None) -> None:
