@@ -28,6 +28,9 @@ STALL = 30.0
 """Seconds between two reads of one answer after which its worker counts as lost (faults.md section 5)."""
 LONGEST = 600.0
 """Seconds any attempt may take: the default timeout of the openai client."""
+RESTED = 1.0
+"""Seconds a link must have been idle for its loss to be the worker's idle timeout: none is shorter, and under load a
+loss is a death, of which the router must hear at once."""
 STALE_WINDOW = 0.05
 """Seconds, beside three round trips, within which a loss on a reused link may be the worker's idle timeout."""
 LONGEST_ANNOUNCED_MS = 86_400_000
@@ -85,9 +88,11 @@ class Attempt:
         return RTTS_TO_CONNECT * self.dispatch.eta.network
 
     def raced(self, now: float) -> bool:
-        """Whether a loss at `now`, so soon and on a link used before, may be the worker closing an idle connection."""
+        """Whether a loss at `now`, so soon and on a rested link, may be the worker closing an idle connection."""
         link = self.link
         if link is None or link.used < 2 or link.reply.began or self.resent:
+            return False
+        if self.sent - link.idle_since < RESTED:
             return False
         return now - self.sent <= STALE_WINDOW + self.connect_timeout
 

@@ -349,12 +349,16 @@ def test_an_interim_answer_is_passed_over(edge: Edge) -> None:
     )
 
 
+def rested(edge: Edge, idle: float) -> Playbook:
+    """A script in which a request is under way on a link that was idle for so long."""
+    script = Playbook(edge) >> client(post(CHAT)) >> upstream_says("a", reply(ANSWER)) << client_sees(b"200 OK")
+    return script >> seconds(idle) >> client(post(CHAT))
+
+
 def test_losing_the_race_with_a_workers_idle_timeout_is_no_failure() -> None:
     edge = Edge("a")
-    script = Playbook(edge) >> client(post(CHAT)) >> upstream_says("a", reply(ANSWER)) << client_sees(b"200 OK")
     assert (
-        script
-        >> client(post(CHAT))
+        rested(edge, 5.0)
         >> lost("a", clean=True)  # the worker closed the idle connection while we wrote
         << upstream("a", CHAT)
         >> upstream_says("a", reply(ANSWER))
@@ -365,9 +369,12 @@ def test_losing_the_race_with_a_workers_idle_timeout_is_no_failure() -> None:
 
 
 def test_the_idle_timeout_race_is_run_once_only() -> None:
+    assert rested(Edge("a"), 5.0) >> lost("a") >> lost("a") << client_sees(b"HTTP/1.1 502")
+
+
+def test_a_loss_on_a_busy_link_is_a_death_and_told_at_once() -> None:
     edge = Edge("a")
-    Playbook(edge) >> client(post(CHAT)) >> upstream_says("a", reply(ANSWER)) << client_sees(b"200 OK")
-    assert Playbook(edge) >> client(post(CHAT)) >> lost("a") >> lost("a") << client_sees(b"HTTP/1.1 502")
+    assert rested(edge, 0.5) >> lost("a") << client_sees(b"HTTP/1.1 502") << reported("a", Reason.UPSTREAM_LOST)
 
 
 # Time.
