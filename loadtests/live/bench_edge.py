@@ -8,6 +8,7 @@ machine hits both. CPU comes from /proc, so what the load generator costs does n
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
 import re
@@ -196,8 +197,6 @@ def wait_for(port: int) -> None:
 
 def wait_until_routed(port: int) -> None:
     """Until the gateway has read its fleet: the model is served."""
-    import http.client
-
     until = time.monotonic() + 10
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
