@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import click
 import msgspec
-from rich.console import Console
 
 from loadtests import demo as demonstration
 from loadtests import report, scenario
@@ -84,7 +83,7 @@ def load(
     if as_json:
         click.echo(msgspec.json.encode(summary).decode())
     else:
-        Console().print(report.side_by_side({f"{call} {model}": summary}))
+        report.screen().print(report.side_by_side({f"{call} {model}": summary}, "requests for"))
         for error, count in sorted(report.errors(sent).items()):
             click.echo(f"{count} x {error}")
     sys.exit(0 if summary.ok == summary.requests else 1)

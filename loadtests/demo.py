@@ -106,9 +106,10 @@ def show_once(fleet: Embedded, wanted: Wanted, console: Console) -> int:
                 fleet.stop_gateway(gateway)
             fleet.check()
     summaries = {policy: report.summarise(sent) for policy, sent in runs.items()}
-    console.print(report.requests_table(runs[showcase.OURS], f"{showcase.OURS}, entering at {home.region}"))
-    console.print(report.side_by_side(summaries))
-    console.print(verdict(summaries), highlight=False)
+    screen = report.screen(stderr=wanted.json)
+    screen.print(report.requests_table(runs[showcase.OURS], f"{showcase.OURS}, entering at {home.region}"))
+    screen.print(report.side_by_side(summaries, title="the same requests under each policy"))
+    screen.print(verdict(summaries), highlight=False)
     if wanted.json:
         others = {policy: summaries[policy] for policy in showcase.OTHERS}
         print(report.comparison(summaries[showcase.OURS], others), file=sys.stdout)

@@ -11,7 +11,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from rich.console import Console
 from rich.table import Table
+
+WIDTH = 140
+"""Columns the widest table needs."""
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +80,13 @@ def errors(sent: Sequence[Sent]) -> dict[str, int]:
     return dict(Counter(one.error or str(one.status) for one in sent if not one.ok))
 
 
+def screen(*, stderr: bool = False) -> Console:
+    """Where finished tables go. In a narrow terminal, or a pipe, long lines are better than cut words."""
+    console = Console(stderr=stderr)
+    console.width = max(console.width, WIDTH)
+    return console
+
+
 def milliseconds(seconds: float | None) -> str:
     return "-" if seconds is None or not math.isfinite(seconds) else f"{seconds * 1e3:.0f} ms"
 
@@ -109,10 +120,10 @@ def requests_table(sent: Sequence[Sent], title: str) -> Table:
     return table
 
 
-def side_by_side(runs: Mapping[str, Summary]) -> Table:
-    """The same workload under several policies."""
-    table = Table(title="the same requests under each policy", title_justify="left")
-    table.add_column("policy", no_wrap=True)
+def side_by_side(runs: Mapping[str, Summary], what: str = "policy", title: str | None = None) -> Table:
+    """A row per run: several policies under the same workload, say."""
+    table = Table(title=title, title_justify="left")
+    table.add_column(what, no_wrap=True)
     for column in ("requests", "answered", "in deadline", "cost, millionths $", "p50", "p99"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("nodes")
