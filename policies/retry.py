@@ -38,15 +38,17 @@ class RetryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Repeats per request, on average (Envoy's retry budget)."""
     min_in_flight: Annotated[int, msgspec.Meta(ge=0)] = 3
     """Repeats always allowed at once, so that a quiet gateway can repeat at all (Envoy)."""
-    bucket_tokens: Annotated[float, msgspec.Meta(ge=1)] = 100.0
+    bucket_tokens: Annotated[float, msgspec.Meta(ge=1)] = 1000.0
     """gRPC A6: each failure takes a token; no repeats at half or below. A worker that dies fails all it had in flight
-    at once, so the bucket holds a worker's worth of requests, not A6's example of 10."""
+    at once, so the bucket is as large as A6 allows, not its example of 10."""
     token_ratio: Share = 0.1
     """What each success returns."""
 
 
-BALANCE_CAP_REQUESTS = 500.0
-"""Requests whose share of repeats may be saved up: at 20 %, a burst of at most 100 repeats."""
+BALANCE_CAP = 500.0
+"""Repeats that may be saved up for a burst: what a gateway's busiest worker may have in flight when it dies."""
+OPENING_BALANCE = 100.0
+"""Repeats allowed before there was any traffic: 10 a second for 10 seconds, Finagle's default minimum."""
 
 
 class RetryBudget:
@@ -56,13 +58,13 @@ class RetryBudget:
 
     def __init__(self, config: RetryConfig) -> None:
         self.config = config
-        self._balance = 0.0
+        self._balance = OPENING_BALANCE
         self._in_flight = 0
         self._tokens = config.bucket_tokens
 
     def requested(self) -> None:
         """A first attempt was dispatched."""
-        self._balance = min(BALANCE_CAP_REQUESTS * self.config.share, self._balance + self.config.share)
+        self._balance = min(BALANCE_CAP, self._balance + self.config.share)
 
     def take(self) -> bool:
         """Ask for one repeat; it is counted as in flight until `released`."""

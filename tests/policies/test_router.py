@@ -175,7 +175,7 @@ def test_no_repeat_after_the_deadline_or_without_fallbacks():
 
 def test_repeats_are_refused_in_a_lasting_outage():
     r = router(*(worker(f"w{i}") for i in range(3)))
-    for _ in range(60):
+    for _ in range(600):
         decision = r.route(request(), 0.0)
         r.report(decision, Outcome(reason=Reason.UPSTREAM_ERROR, first_byte=0.1), 0.0)
     shed = r.route(request(), 0.0, avoid=("w0",))
