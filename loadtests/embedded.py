@@ -27,6 +27,10 @@ from loadtests.scenario import NodePlan, Scenario
 START_SECONDS = 90.0
 """Loading six models on two busy cores took 15 s; a machine six times slower still starts."""
 POLL_SECONDS = 0.05
+PROBE_SECONDS = 0.25
+"""Four times the default: a fleet that lives for minutes shall have its distances known within two seconds."""
+JITTER_MS = 3.0
+"""Scheduling noise of a busy machine, allowed beside a share of the round trip."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 """Six workers share the machine: a pool of threads in each would only make them wait for each other."""
 
@@ -172,6 +176,7 @@ class Embedded:
             "redis": self.redis,
             "snapshot": str(self.directory / f"{name}.snapshot"),
             "upstream": {"source_address": place.source_address},
+            "probes": {"interval_s": PROBE_SECONDS},
             "decision_headers": "always",
             "regions": {name: self._site(name, url) for name, url in sites.items()},
         }
@@ -182,12 +187,12 @@ class Embedded:
         return {"url": url, "latitude": place.latitude, "longitude": place.longitude}
 
     def await_nodes(self, gateway: Gateway, count: int | None = None) -> None:
-        """Wait until a gateway has measured every node (or `count` of them)."""
+        """Wait until a gateway has measured every worker (or `count` of them) well enough to predict by it."""
         wanted = count if count is not None else len(self.scenario.nodes)
         until = time.monotonic() + START_SECONDS
         while True:
             self.check()
-            if len(known_workers(gateway)) >= wanted:
+            if len(settled_workers(gateway)) >= wanted:
                 return
             if time.monotonic() > until:
                 raise ChildError(f"{gateway.child.name} does not see {wanted} workers after {START_SECONDS:.0f} s")
@@ -206,8 +211,19 @@ class Embedded:
 
 
 def known_workers(gateway: Gateway) -> set[str]:
-    """Ids of the workers a gateway knows, serves from and has measured."""
-    return {row["worker"] for row in nodes(gateway) if row["state"] == "serving" and row["rtt_ms"] is not None}
+    """Ids of the workers a gateway serves from and has measured."""
+    return {row["worker"] for row in nodes(gateway) if measured(row)}
+
+
+def settled_workers(gateway: Gateway) -> set[str]:
+    """Those of them whose jitter has come down from the guess that the first round trip makes (half of it, RFC 6298):
+    before that no deadline near a round trip is believed to hold."""
+    rows = (row for row in nodes(gateway) if measured(row))
+    return {row["worker"] for row in rows if row["jitter_ms"] <= row["rtt_ms"] / 8 + JITTER_MS}
+
+
+def measured(row: Mapping[str, Any]) -> bool:
+    return row["state"] == "serving" and row["rtt_ms"] is not None
 
 
 def nodes(gateway: Gateway) -> list[dict[str, Any]]:

@@ -91,7 +91,8 @@ def milliseconds(seconds: float | None) -> str:
     return "-" if seconds is None or not math.isfinite(seconds) else f"{seconds * 1e3:.0f} ms"
 
 
-def micro_usd(usd: float) -> str:
+def usd_a_million(usd: float) -> str:
+    """US dollars for a million such requests: a single one costs too little to read."""
     return f"{usd * 1e6:.2f}"
 
 
@@ -100,7 +101,7 @@ def requests_table(sent: Sequence[Sent], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     for column in ("#", "request", "node", "region", "variant"):
         table.add_column(column, no_wrap=True)
-    for column in ("deadline", "predicted", "real", "cost, millionths $"):
+    for column in ("deadline", "predicted", "real", "$ a million"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("held", no_wrap=True)
     for one in sent:
@@ -114,7 +115,7 @@ def requests_table(sent: Sequence[Sent], title: str) -> Table:
             milliseconds(one.deadline) if one.deadline is not None else "none",
             milliseconds(one.predicted),
             milliseconds(one.took),
-            micro_usd(one.cost),
+            usd_a_million(one.cost),
             held,
         )
     return table
@@ -124,7 +125,7 @@ def side_by_side(runs: Mapping[str, Summary], what: str = "policy", title: str |
     """A row per run: several policies under the same workload, say."""
     table = Table(title=title, title_justify="left")
     table.add_column(what, no_wrap=True)
-    for column in ("requests", "answered", "in deadline", "cost, millionths $", "p50", "p99"):
+    for column in ("requests", "answered", "in deadline", "$ a million", "p50", "p99"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("nodes")
     for name, run in runs.items():
@@ -133,7 +134,7 @@ def side_by_side(runs: Mapping[str, Summary], what: str = "policy", title: str |
             str(run.requests),
             str(run.ok),
             str(run.in_deadline),
-            micro_usd(run.cost_usd),
+            usd_a_million(run.cost_usd / max(1, run.requests)),
             milliseconds(run.p50_s),
             milliseconds(run.p99_s),
             " ".join(f"{node}:{count}" for node, count in run.by_node.items()),

@@ -8,7 +8,16 @@ import pytest
 import redis
 
 from loadtests import scenario
-from loadtests.embedded import Embedded, Gateway, Ports, fetch, known_workers, redis_server, start_redis
+from loadtests.embedded import (
+    Embedded,
+    Gateway,
+    Ports,
+    fetch,
+    known_workers,
+    redis_server,
+    settled_workers,
+    start_redis,
+)
 from loadtests.processes import ChildError, end_all
 
 
@@ -71,9 +80,10 @@ def test_nothing_is_left_behind_when_a_child_dies(monkeypatch):
 def control():
     """A control plane that answers one fixed page."""
     rows = [
-        {"worker": "a", "state": "serving", "rtt_ms": 1.0},
-        {"worker": "b", "state": "serving", "rtt_ms": None},
-        {"worker": "c", "state": "ejected", "rtt_ms": 2.0},
+        {"worker": "a", "state": "serving", "rtt_ms": 100.0, "jitter_ms": 2.0},
+        {"worker": "fresh", "state": "serving", "rtt_ms": 100.0, "jitter_ms": 50.0},
+        {"worker": "b", "state": "serving", "rtt_ms": None, "jitter_ms": None},
+        {"worker": "c", "state": "ejected", "rtt_ms": 2.0, "jitter_ms": 1.0},
     ]
 
     class Page(BaseHTTPRequestHandler):
@@ -97,5 +107,9 @@ def control():
 
 
 def test_a_worker_is_known_once_it_serves_and_was_measured(control):
-    assert known_workers(Gateway(None, "r", "", control)) == {"a"}
-    assert len(fetch(f"{control}/admin/nodes")["nodes"]) == 3
+    assert known_workers(Gateway(None, "r", "", control)) == {"a", "fresh"}
+    assert len(fetch(f"{control}/admin/nodes")["nodes"]) == 4
+
+
+def test_a_worker_is_settled_once_its_jitter_is_known(control):
+    assert settled_workers(Gateway(None, "r", "", control)) == {"a"}
