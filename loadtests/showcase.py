@@ -30,13 +30,13 @@ RATE: Final = 8.0
 """A second: about a third of what two cores can carry with clients, network and all workers on them."""
 TIMEOUT: Final = 30.0
 
-# From europe-west4 the other regions are 102 and 223 ms away, so a deadline of 80 ms can only be met at home, one of
+# From europe-west4 the other regions are 102 and 223 ms away, so a deadline of 90 ms can only be met at home, one of
 # 190 ms also from us-central1, and one of 700 ms from anywhere. The last kinds do not care at all.
 MIX: Final = Workload(
     kinds=(
-        Kind(name="digit, now", call=Call.INFER, model="digits", deadline=0.060, weight=2),
-        Kind(name="chat stream, now", call=Call.CHAT_STREAM, model="tinychat", deadline=0.080, weight=2),
-        Kind(name="embedding, now", call=Call.EMBEDDING, model="minilm", deadline=0.080, weight=1),
+        Kind(name="digit, now", call=Call.INFER, model="digits", deadline=0.075, weight=2),
+        Kind(name="chat stream, now", call=Call.CHAT_STREAM, model="tinychat", deadline=0.090, weight=2),
+        Kind(name="embedding, now", call=Call.EMBEDDING, model="minilm", deadline=0.090, weight=1),
         Kind(name="chat, soon", call=Call.CHAT, model="tinychat", deadline=0.190, weight=1),
         Kind(name="completion, soon", call=Call.COMPLETION, model="tinychat", deadline=0.190, weight=1),
         Kind(name="embedding, soon", call=Call.EMBEDDING, model="minilm", deadline=0.190, items=(1, 2), weight=1),
