@@ -1,8 +1,8 @@
 """The nodes of one model as float32 columns, and the view of them that one request gets.
 
-A `Node` is a view on one slot. `touch` writes a slot after a change; `candidates` evaluates a request over all slots
-in a few vector operations. The same functions on one `row` are what the readable oracle in `balancers/pipeline.py`
-uses, so that both see bitwise the same numbers.
+A `Node` is a view on one slot. `touch` writes a slot after a change; a request is evaluated over all slots by one
+matrix product and a few vector operations (`Candidates`), from the same numbers the readable oracle in
+`balancers/pipeline.py` reads slot by slot.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Collection, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,29 +24,22 @@ from policies.request import ANY, INFINITE, Request, Selection
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-_FLOATS = (
-    "fixed",  # network + wait + base compute: seconds every request takes
-    "prompt",  # seconds per prompt token
-    "output",  # seconds per output token
-    "item",  # seconds per further item
-    "spread",  # standard deviation that every request has
-    "error",  # further deviation per second of compute
-    "wait",
-    "network",
-    "outstanding",
-    "usd",
-    "usd_prompt",
-    "usd_output",
-    "usd_item",
-    "usd_byte",
-    "quality",
-)
+# A request is a vector (1, prompt tokens, output tokens, further items, reply bytes). Three blocks of a matrix, one
+# column per node in each, turn it into seconds, seconds of spread, and US dollars.
+_TERMS = 5
+_SECONDS = ("fixed", "prompt", "output", "item")
+_SPREADS = ("spread", "spread_prompt", "spread_output", "spread_item")
+_DOLLARS = ("usd", "usd_prompt", "usd_output", "usd_item", "usd_byte")
+_BLOCKS = (_SECONDS, _SPREADS, _DOLLARS)
+_FLOATS = ("wait", "network", "outstanding", "error", "quality")
 _FLAGS = (
     "accepts",  # may be sent a request now
     "reachable",  # not draining: what is left to try in panic
 )
 _START = 8
-"""Slots allocated for a new model; doubled when full."""
+"""Slots allocated for a new model."""
+_GROWTH = 1.25
+"""Unused slots take part in the product, so little more is allocated than needed."""
 _MASKS_KEPT = 64
 """Distinct selections whose masks are kept per model: one per route and constraint in use, not one per request."""
 
@@ -56,19 +48,28 @@ class Columns:
     """One model's nodes. `nodes[i]` is described by entry i of every column."""
 
     fixed: Floats
+    """Network, wait and base compute: seconds every request takes."""
     prompt: Floats
+    """Seconds per prompt token."""
     output: Floats
+    """Seconds per output token."""
     item: Floats
+    """Seconds per further item."""
     spread: Floats
-    error: Floats
-    wait: Floats
-    network: Floats
-    outstanding: Floats
+    """Standard deviation that every request has; the `spread_*` columns are what its parts add."""
+    spread_prompt: Floats
+    spread_output: Floats
+    spread_item: Floats
     usd: Floats
     usd_prompt: Floats
     usd_output: Floats
     usd_item: Floats
     usd_byte: Floats
+    wait: Floats
+    network: Floats
+    outstanding: Floats
+    error: Floats
+    """Relative deviation of the compute time."""
     quality: Floats
     accepts: Mask
     reachable: Mask
@@ -79,12 +80,28 @@ class Columns:
         self.in_service = 0
         """Nodes not out for bad health."""
         self._masks: dict[Selection, Mask] = {}
-        self._store: dict[str, npt.NDArray[Any]] = {name: np.zeros(_START, np.float32) for name in _FLOATS}
-        self._store |= {name: np.zeros(_START, np.bool_) for name in _FLAGS}
+        self._request: Floats = np.zeros(_TERMS, np.float32)
+        self._request[0] = 1.0
+        self._allocate(_START)
+
+    def _allocate(self, capacity: int) -> None:
+        """Make room, keeping what is there."""
+        old, size = getattr(self, "_store", None), len(self.nodes)
+        self._capacity = capacity
+        self._matrix: Floats = np.zeros((_TERMS, len(_BLOCKS) * capacity), np.float32)
+        self._store: dict[str, npt.NDArray[Any]] = {}
+        for block, names in enumerate(_BLOCKS):
+            for term, name in enumerate(names):
+                self._store[name] = self._matrix[term, block * capacity : (block + 1) * capacity]
+        self._store |= {name: np.zeros(capacity, np.float32) for name in _FLOATS}
+        self._store |= {name: np.zeros(capacity, np.bool_) for name in _FLAGS}
+        if old is not None:
+            for name, column in self._store.items():
+                column[:size] = old[name][:size]
         self._fit_views()
 
     def _fit_views(self) -> None:
-        """Point the attributes at as much of the store as there are nodes, so that no request slices anything."""
+        """Point the attributes at as much of the store as there are nodes, so that no request slices them."""
         size = len(self.nodes)
         for name, column in self._store.items():
             setattr(self, name, column[:size])
@@ -93,8 +110,8 @@ class Columns:
     def add(self, node: Node, now: float) -> None:
         """Append a node."""
         size = len(self.nodes)
-        if size == len(self._store["fixed"]):
-            self._store = {name: np.concatenate([c, np.zeros_like(c)]) for name, c in self._store.items()}
+        if size == self._capacity:
+            self._allocate(int(size * _GROWTH) + 1)
         node.columns, node.slot = self, size
         self.nodes.append(node)
         self._fit_views()
@@ -111,17 +128,22 @@ class Columns:
                 column[node.slot] = column[last.slot]
             self.nodes[node.slot] = last
             last.slot = node.slot
+        for column in self._store.values():
+            column[len(self.nodes)] = 0
         node.columns, node.slot = None, -1
         self._fit_views()
 
     def describe(self, node: Node) -> None:
         """Write what changes with a node's record, learned speed and price."""
-        i, factor, curve, rates = node.slot, node.speed.factor, node.endpoint.curve, node.rates
+        i, factor, error, curve = node.slot, node.speed.factor, node.speed.error, node.endpoint.curve
         self.prompt[i] = curve.prefill * factor
         self.output[i] = curve.decode * factor
         self.item[i] = curve.item * factor
-        self.error[i] = node.speed.error
-        self.usd[i], self.usd_prompt[i], self.usd_output[i], self.usd_item[i], self.usd_byte[i] = rates
+        self.spread_prompt[i] = curve.prefill * factor * error
+        self.spread_output[i] = curve.decode * factor * error
+        self.spread_item[i] = curve.item * factor * error
+        self.error[i] = error
+        self.usd[i], self.usd_prompt[i], self.usd_output[i], self.usd_item[i], self.usd_byte[i] = node.rates
         self.quality[i] = node.endpoint.quality
 
     def touch(self, node: Node, now: float) -> None:
@@ -175,78 +197,56 @@ class Columns:
             mask = mask & np.fromiter(tried, np.bool_, len(self.nodes))
         return mask
 
-    def row(self, slot: int) -> Row:
-        """One node's entries as float32 scalars: the same arithmetic on it gives bitwise the columns' results."""
-        return Row(**{name: getattr(self, name)[slot] for name in _FLOATS})
+    def evaluate(self, request: Request, output_tokens: float) -> tuple[Floats, Floats, Floats]:
+        """(seconds in the mean, seconds of spread, US dollars) on every node, for an output of so many tokens."""
+        terms = self._request
+        terms[1] = request.prompt_tokens
+        terms[2] = output_tokens
+        terms[3] = request.items - 1
+        terms[4] = request.reply_bytes
+        product = terms.dot(self._matrix)
+        size, capacity = len(self.nodes), self._capacity
+        return product[:size], product[capacity : capacity + size], product[2 * capacity : 2 * capacity + size]
 
     def candidates(self, request: Request, eligible: Mask, now: float) -> Candidates:
         return Candidates(self, request, eligible, now)
 
 
-class Row(SimpleNamespace):
-    """One slot of every column."""
-
-
-def predict(view: Columns | Row, request: Request) -> tuple[Any, Any, Any]:
-    """(total, first token, spread) of a request in seconds: arrays over the columns, or scalars of a row."""
-    compute = view.prompt * request.prompt_tokens
-    if request.items > 1:
-        compute = compute + view.item * (request.items - 1)
-    first = view.fixed + compute
-    total = first
-    if request.output_tokens:
-        decode = view.output * request.output_tokens
-        total = first + decode
-        compute = compute + decode
-    return total, first, view.spread + view.error * compute
-
-
-def expected_cost(view: Columns | Row, request: Request) -> Any:
-    """Expected US dollars of a request."""
-    usd = view.usd + view.usd_prompt * request.prompt_tokens
-    if request.items > 1:
-        usd = usd + view.usd_item * (request.items - 1)
-    if request.output_tokens:
-        usd = usd + view.usd_output * request.output_tokens
-    if request.reply_bytes:
-        usd = usd + view.usd_byte * request.reply_bytes
-    return usd
-
-
-def in_time(view: Columns | Row, request: Request, total: Any, first: Any, spread: Any, now: float) -> Any:
-    """Whether every deadline of the request is met with its probability: mean + z(p) * spread <= budget."""
-    if request.patient:
-        return view.wait <= request.patience
-    margin = spread * Z[request.probability]
-    result = total + margin <= request.deadline - now
-    if request.first_token_deadline < INFINITE:
-        result = result & (first + margin <= request.first_token_deadline - now)
-    if request.token_interval < INFINITE:
-        # A node's pace varies with its relative error, not with what waits in front of it.
-        slowest = view.output * (1 + Z[request.probability] * view.error)
-        result = result & (slowest <= request.token_interval)
-    return result
-
-
 class Candidates:
-    """The nodes of one model as one request sees them: arrays with one entry per slot."""
+    """The nodes of one model as one request sees them: arrays with one entry per slot.
+
+    Feasible means that every deadline is met with the request's probability: mean + z(p) * spread <= budget.
+    """
 
     __slots__ = ("columns", "cost", "eligible", "fit", "request", "spread", "total")
 
+    eligible: Mask
+    """May take it."""
+    fit: Mask
+    """May take it and is predicted to meet every deadline."""
+
     def __init__(self, columns: Columns, request: Request, eligible: Mask, now: float) -> None:
-        total, first, spread = predict(columns, request)
-        cost = expected_cost(columns, request)
+        total, spread, cost = columns.evaluate(request, request.output_tokens)
         self.columns = columns
         self.request = request
+        self.total = total
+        self.spread = spread
+        self.cost = cost
         if request.max_cost < INFINITE:
             eligible = eligible & (cost <= request.max_cost)
-        self.eligible: Mask = eligible
-        """May take it."""
-        self.fit: Mask = eligible & in_time(columns, request, total, first, spread, now)
-        """May take it and is predicted to meet every deadline."""
-        self.total: Floats = total
-        self.spread: Floats = spread
-        self.cost: Floats = cost
+        self.eligible = eligible
+        if request.patient:
+            self.fit = eligible & (columns.wait <= request.patience)
+            return
+        z = Z[request.probability]
+        fit = eligible & (total + spread * z <= request.deadline - now)
+        if request.first_token_deadline < INFINITE:
+            first, first_spread, _ = columns.evaluate(request, 0.0)
+            fit = fit & (first + first_spread * z <= request.first_token_deadline - now)
+        if request.token_interval < INFINITE:
+            # A node's pace varies with its relative error, not with what waits in front of it.
+            fit = fit & (columns.output * (1.0 + z * columns.error) <= request.token_interval)
+        self.fit = fit
 
     def narrowed(self, keep: Mask) -> Candidates:
         """The same, with fewer nodes."""
@@ -260,6 +260,12 @@ class Candidates:
         """Which nodes one of the names (worker id, region, cloud) means."""
         nodes = self.columns.nodes
         return np.fromiter((is_named(node.worker, names) for node in nodes), np.bool_, len(nodes))
+
+    def shortfall(self, now: float) -> float:
+        """Seconds by which the soonest eligible node misses the deadline, in the mean; infinite without nodes."""
+        if not self.eligible.any():
+            return math.inf
+        return float(self.total[self.eligible].min()) - (self.request.deadline - now)
 
 
 def is_named(worker: Worker, names: Collection[str]) -> bool:
@@ -281,11 +287,3 @@ def allows(selection: Selection, node: Node) -> bool:
 def in_regions(selection: Selection, worker: Worker) -> bool:
     """Whether the worker's region matches a pattern of every group."""
     return all(any(fnmatch.fnmatchcase(worker.region, p) for p in group) for group in selection.regions)
-
-
-def shortfall(candidates: Candidates, now: float) -> float:
-    """Seconds by which the best eligible node misses the request's deadline, in the mean; infinite without nodes."""
-    if not candidates.eligible.any():
-        return math.inf
-    best = float(candidates.total[candidates.eligible].min())
-    return best - (candidates.request.deadline - now)

@@ -19,7 +19,7 @@ from policies.admission import AdmissionConfig
 from policies.balancers import Balancer
 from policies.balancers.cheapest_in_deadline import CheapestInDeadline
 from policies.balancers.soonest import FastestTokens, Soonest
-from policies.columns import Candidates, Columns, expected_cost, in_regions, shortfall
+from policies.columns import Candidates, Columns, in_regions
 from policies.fleet import Fleet
 from policies.reason import Reason
 from policies.request import (
@@ -201,7 +201,7 @@ class Router:
                 wait = float(columns.wait[candidates.eligible].min())
                 detail = "Every node has a longer queue than a request without a deadline is sent behind."
                 return Shed(Reason.OVERLOADED, detail, None, admission.retry_after(wait - request.patience))
-            return admission.infeasible(shortfall(candidates, now))
+            return admission.infeasible(candidates.shortfall(now))
         constraint = violated(columns, request)
         if constraint is not None:
             return constraint
@@ -264,7 +264,7 @@ def violated(columns: Columns, request: Request) -> Shed | None:
     if not ((columns.usd_prompt <= prompt_cap) & (columns.usd_output <= output_cap)).any():
         return Shed(Reason.PRICE_CAP, param="provider.max_price")
     if request.max_cost < INFINITE:
-        costs = expected_cost(columns, request)
+        _, _, costs = columns.evaluate(request, request.output_tokens)
         if not (costs <= request.max_cost).any():
             return Shed(Reason.PRICE_CAP, f"The cheapest node costs ${costs.min():.3g}.", "x-max-cost-usd")
     return None

@@ -10,8 +10,6 @@ from __future__ import annotations
 import random
 from typing import Protocol
 
-import numpy as np
-
 from policies.columns import Candidates, Floats, Mask
 
 
@@ -23,15 +21,15 @@ class Balancer(Protocol):
 
 def two_of(mask: Mask, rng: random.Random) -> tuple[int, int] | None:
     """Two distinct random slots of a mask (the same one twice if there is only one)."""
-    slots = np.flatnonzero(mask)
+    slots = mask.nonzero()[0].tolist()
     count = len(slots)
     if count == 0:
         return None
     if count == 1:
-        return int(slots[0]), int(slots[0])
+        return slots[0], slots[0]
     first = int(rng.random() * count)
     second = int(rng.random() * (count - 1))
-    return int(slots[first]), int(slots[second + (second >= first)])
+    return slots[first], slots[second + (second >= first)]
 
 
 def better_of_two(mask: Mask, score: Floats, rng: random.Random) -> int | None:
@@ -48,7 +46,7 @@ def better_of_two(mask: Mask, score: Floats, rng: random.Random) -> int | None:
 
 def lowest(mask: Mask, score: Floats, rng: random.Random) -> int | None:
     """A slot with the lowest score; ties are broken at random, so that equals share."""
-    slots = np.flatnonzero(mask)
+    slots = mask.nonzero()[0]
     if len(slots) == 0:
         return None
     scores = score[slots]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 import zlib
 
-import numpy as np
-
 from policies.balancers import better_of_two
 from policies.columns import Candidates
 
@@ -25,11 +23,11 @@ class CheapestInDeadline:
     def pick(self, candidates: Candidates, rng: random.Random) -> int | None:
         fit = candidates.fit
         costs = candidates.cost[fit]
-        if costs.size == 0:
+        if not costs.size:
             return None
         tier = fit & (candidates.cost <= costs[costs.argmin()] * TIER)
         if candidates.request.affinity:
-            return affine(candidates, np.flatnonzero(tier).tolist())
+            return affine(candidates, tier.nonzero()[0].tolist())
         return better_of_two(tier, candidates.total, rng)
 
 

@@ -1,7 +1,8 @@
 """The house policy as filters, a scorer and a picker over single nodes: slow, readable, and the fast pick's oracle.
 
 The vocabulary is that of the Gateway API endpoint picker (filter, scorer, picker). Property tests hold
-`CheapestInDeadline` equal to `CHEAPEST_IN_DEADLINE` here on random fleets, node for node, with the same seed.
+`CheapestInDeadline` equal to `CHEAPEST_IN_DEADLINE` here on random fleets, node for node, with the same seed. Both
+read the same predictions; that these agree with `Node.eta` and `Node.cost` is tested apart.
 """
 
 from __future__ import annotations
@@ -12,23 +13,53 @@ from dataclasses import dataclass
 from typing import Any
 
 from policies.balancers.cheapest_in_deadline import TIER
-from policies.columns import Columns, Row, allows, expected_cost, in_time, predict
+from policies.columns import Columns, allows
+from policies.estimate import Z
 from policies.node import Node
-from policies.request import Request
+from policies.request import INFINITE, Request
 
 
 @dataclass(frozen=True)
 class View:
-    """One node as one request sees it."""
+    """One node as one request sees it. Seconds and US dollars, as float32."""
 
     node: Node
-    columns: Columns
     request: Request
     now: float
+    accepts: bool
+    quality: Any
+    wait: Any
+    total: Any
+    spread: Any
+    first: Any
+    first_spread: Any
+    pace: Any
+    """Seconds per output token."""
+    error: Any
+    cost: Any
 
-    @property
-    def row(self) -> Row:
-        return self.columns.row(self.node.slot)
+
+def views(columns: Columns, request: Request, now: float) -> list[View]:
+    total, spread, cost = columns.evaluate(request, request.output_tokens)
+    first, first_spread, _ = columns.evaluate(request, 0.0)
+    return [
+        View(
+            node=node,
+            request=request,
+            now=now,
+            accepts=bool(columns.accepts[i]),
+            quality=columns.quality[i],
+            wait=columns.wait[i],
+            total=total[i],
+            spread=spread[i],
+            first=first[i],
+            first_spread=first_spread[i],
+            pace=columns.output[i],
+            error=columns.error[i],
+            cost=cost[i],
+        )
+        for i, node in enumerate(columns.nodes)
+    ]
 
 
 Filter = Callable[[View], bool]
@@ -37,11 +68,11 @@ Picker = Callable[[list[tuple[Any, View]], random.Random], View]
 
 
 def accepting(view: View) -> bool:
-    return bool(view.columns.accepts[view.node.slot])
+    return view.accepts
 
 
 def good_enough(view: View) -> bool:
-    return bool(view.row.quality >= view.request.quality)
+    return bool(view.quality >= view.request.quality)
 
 
 def selected(view: View) -> bool:
@@ -49,16 +80,25 @@ def selected(view: View) -> bool:
 
 
 def affordable(view: View) -> bool:
-    return bool(cost(view) <= view.request.max_cost)
+    return bool(view.cost <= view.request.max_cost)
 
 
 def punctual(view: View) -> bool:
-    total, first, spread = predict(view.row, view.request)
-    return bool(in_time(view.row, view.request, total, first, spread, view.now))
+    """Every deadline is met with the request's probability; without any, the queue is bearable."""
+    request, z = view.request, Z[view.request.probability]
+    if request.patient:
+        return bool(view.wait <= request.patience)
+    if view.total + view.spread * z > request.deadline - view.now:
+        return False
+    if request.first_token_deadline < INFINITE:
+        budget = request.first_token_deadline - view.now
+        if view.first + view.first_spread * z > budget:
+            return False
+    return bool(view.pace * (1.0 + z * view.error) <= request.token_interval)
 
 
 def cost(view: View) -> Any:
-    return expected_cost(view.row, view.request)
+    return view.cost
 
 
 def sooner_of_two_cheapest(scored: list[tuple[Any, View]], rng: random.Random) -> View:
@@ -70,7 +110,7 @@ def sooner_of_two_cheapest(scored: list[tuple[Any, View]], rng: random.Random) -
     first = int(rng.random() * len(tier))
     second = int(rng.random() * (len(tier) - 1))
     pair = tier[first], tier[second + (second >= first)]
-    return min(pair, key=lambda view: predict(view.row, view.request)[0])
+    return min(pair, key=lambda view: view.total)
 
 
 @dataclass(frozen=True)
@@ -84,8 +124,8 @@ class Pipeline:
     def pick(
         self, columns: Columns, request: Request, now: float, rng: random.Random, avoid: Collection[str] = ()
     ) -> Node | None:
-        views = [View(node, columns, request, now) for node in columns.nodes if node.worker.id not in avoid]
-        fit = [view for view in views if all(accepts(view) for accepts in self.filters)]
+        fresh = [view for view in views(columns, request, now) if view.node.worker.id not in avoid]
+        fit = [view for view in fresh if all(accepts(view) for accepts in self.filters)]
         if not fit:
             return None
         return self.picker([(self.scorer(view), view) for view in fit], rng).node

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from policies.columns import expected_cost, in_time, predict, shortfall
 from policies.records import Curve
 from policies.request import Selection, WorkerGone
 from tests.fleets import MODEL, endpoint, request, router, worker
@@ -15,6 +14,8 @@ def test_columns_grow_and_keep_what_they_hold():
     r = many(30)
     columns = r.fleet.columns(MODEL)
     assert len(columns.fixed) == len(columns.nodes) == 30
+    asked = request(deadline=9.0)
+    assert all(len(array) == 30 for array in columns.evaluate(asked, 0.0))
     for i, node in enumerate(columns.nodes):
         assert node.slot == i
         assert columns.usd[i] == np.float32(node.rates.request)
@@ -30,36 +31,18 @@ def test_removal_moves_the_last_node_into_the_gap():
         assert columns.usd[i] == np.float32(node.rates.request)
 
 
-def test_a_row_gives_bitwise_what_the_columns_give():
-    r = many(12)
-    columns = r.fleet.columns(MODEL)
-    for asked in (
-        request(),
-        request(prompt_tokens=321.0, output_tokens=77.0, deadline=0.4, reply_bytes=999.0),
-        request(items=9, deadline=0.02, first_token_deadline=0.011, token_interval=0.01),
-    ):
-        total, first, spread = predict(columns, asked)
-        cost = expected_cost(columns, asked)
-        fit = in_time(columns, asked, total, first, spread, 0.0)
-        for i in range(12):
-            row = columns.row(i)
-            alone = predict(row, asked)
-            assert (alone[0], alone[1], alone[2]) == (total[i], first[i], spread[i])
-            assert expected_cost(row, asked) == cost[i]
-            assert bool(in_time(row, asked, *alone, 0.0)) == bool(fit[i])
-
-
 def test_columns_agree_with_the_nodes_own_figures():
     record = worker("w", egress_usd_per_gb=0.1, endpoints=(endpoint(curve=Curve(0.1, 0.02, 0.001, 0.01)),))
     r = router(record, rtt={"w": 0.05})
     node, columns = r.fleet.nodes()[0], r.fleet.columns(MODEL)
     asked = request(prompt_tokens=50, output_tokens=10, items=3, reply_bytes=5000)
     eta = node.eta(asked, 0.0)
-    total, first, spread = predict(columns.row(0), asked)
-    assert total == pytest.approx(eta.total, rel=1e-5)
-    assert first == pytest.approx(eta.first_token, rel=1e-5)
-    assert spread == pytest.approx(eta.spread, rel=1e-5)
-    assert expected_cost(columns.row(0), asked) == pytest.approx(node.cost(asked), rel=1e-5)
+    total, spread, cost = columns.evaluate(asked, asked.output_tokens)
+    assert total[0] == pytest.approx(eta.total, rel=1e-5)
+    assert spread[0] == pytest.approx(eta.spread, rel=1e-5)
+    assert cost[0] == pytest.approx(node.cost(asked), rel=1e-5)
+    first, _, _ = columns.evaluate(asked, 0.0)
+    assert first[0] == pytest.approx(eta.first_token, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -105,5 +88,5 @@ def test_shortfall_is_of_the_best_eligible_node():
     columns = r.fleet.columns(MODEL)
     asked = request(deadline=0.01)
     candidates = columns.candidates(asked, columns.eligible(asked, 0.0, (), 0.5), 0.0)
-    assert shortfall(candidates, 0.0) == pytest.approx(0.02, abs=0.002)
-    assert shortfall(candidates.narrowed(np.zeros(2, np.bool_)), 0.0) == float("inf")
+    assert candidates.shortfall(0.0) == pytest.approx(0.02, abs=0.002)
+    assert candidates.narrowed(np.zeros(2, np.bool_)).shortfall(0.0) == float("inf")
