@@ -168,7 +168,7 @@ class Fleet:
     def reserve(self, dispatch: Dispatch, work: float) -> None:
         state = dispatch.node.state
         state.reserve(dispatch, work)
-        self._touch(state, dispatch.at)
+        self._count(state, dispatch.at)
 
     def settle(self, dispatch: Dispatch, work: float, outcome: Outcome, now: float) -> None:
         """Release the reservation and learn from the outcome."""
@@ -177,7 +177,9 @@ class Fleet:
         state.release(dispatch, work)
         if outcome.reason is None:
             state.health.answered()
-            node.learn(dispatch, outcome)
+            if not node.learn(dispatch, outcome):
+                self._count(state, now)
+                return
             if node.columns is not None:
                 node.columns.describe(node)
         elif outcome.reason is Reason.REFUSED:
@@ -201,7 +203,19 @@ class Fleet:
             self._touch(state, now)
         del self._sweep[-share:]
 
+    def _count(self, state: WorkerState, now: float) -> None:
+        """Show what one dispatch more or less changed: on a healthy worker with free slots, only a count."""
+        health = state.health
+        if health.state is not State.SERVING or health.slow or state.wait(now) != state.shown_wait:
+            self._touch(state, now)
+            return
+        outstanding = state.outstanding
+        for node in state.nodes:
+            if node.columns is not None:
+                node.columns.outstanding[node.slot] = outstanding
+
     def _touch(self, state: WorkerState, now: float) -> None:
+        state.shown_wait = state.wait(now)
         for node in state.nodes:
             if node.columns is not None:
                 node.columns.touch(node, now)

@@ -26,6 +26,8 @@ claiming certainty and being herded on (algorithm.md 2.3)."""
 TYPICAL_TOKENS = 64
 """Output length assumed where no request is at hand: half the median chat answer of the Azure 2023 trace, because
 embeddings have none; only the scale matters."""
+WORTH_SHOWING = 0.005
+"""Relative change of what is learned below which the columns stay as they are: a tenth of a price tier."""
 STALE_LOAD_SECONDS = 3.0
 """A load report older than this (three heartbeats) says nothing; own in-flight counts serve."""
 
@@ -46,6 +48,8 @@ class WorkerState:
         """Requests its engine works on at once."""
         self.drained_by_operator = False
         self.in_flight = 0
+        self.shown_wait = -1.0
+        """The wait its columns show."""
         self._unseen: dict[int, tuple[float, float]] = {}
         """Our dispatches the last load cannot contain: identity -> (dispatched at, seconds of work)."""
         self._unseen_work = 0.0
@@ -146,7 +150,19 @@ class WorkerState:
 class Node:
     """One endpoint of one worker, as this gateway sees it. `slot` is its place in its model's columns."""
 
-    __slots__ = ("charge", "columns", "counted", "endpoint", "id", "rates", "slot", "speed", "state", "typical_work")
+    __slots__ = (
+        "_shown",
+        "charge",
+        "columns",
+        "counted",
+        "endpoint",
+        "id",
+        "rates",
+        "slot",
+        "speed",
+        "state",
+        "typical_work",
+    )
 
     def __init__(self, state: WorkerState, endpoint: Endpoint) -> None:
         self.state = state
@@ -157,6 +173,8 @@ class Node:
         self.slot = -1
         self.counted = False
         """Whether its columns count it as in service."""
+        self._shown = (1.0, self.speed.error, 1.0)
+        """Speed, error and charge as the columns show them."""
         self.describe(endpoint)
 
     def describe(self, endpoint: Endpoint) -> None:
@@ -216,8 +234,11 @@ class Node:
         tokens = r.prompt * request.prompt_tokens + r.output * request.output_tokens
         return r.request + tokens + r.item * (request.items - 1) + r.byte * request.reply_bytes
 
-    def learn(self, dispatch: Dispatch, outcome: Outcome) -> None:
-        """Correct network, speed and charge from what the worker and our own clock reported of an answer."""
+    def learn(self, dispatch: Dispatch, outcome: Outcome) -> bool:
+        """Correct network, speed and charge from what the worker and our own clock reported of an answer.
+
+        Whether that moved them enough for the columns to be written anew.
+        """
         request, state = dispatch.request, self.state
         if outcome.prefill is not None and outcome.first_byte is not None:
             inside = (outcome.queue or 0.0) + outcome.prefill
@@ -228,14 +249,23 @@ class Node:
         elif outcome.total is not None and state.wait(dispatch.at) == 0.0:
             compute = outcome.total - dispatch.eta.network
         else:
-            return
+            return False
         curve_seconds = cost.curve_seconds(self.endpoint.curve, request, outcome.output_tokens)
         if curve_seconds <= 0.0:
-            return
+            return False
         self.speed.observe(compute / curve_seconds)
         if outcome.accelerator is not None:
             self.charge.observe(outcome.accelerator / curve_seconds)
-            self.price()
+        factor, error, charge = self._shown
+        if (
+            abs(self.speed.factor - factor) <= WORTH_SHOWING * factor
+            and abs(self.speed.error - error) <= WORTH_SHOWING
+            and abs(self.charge.factor - charge) <= WORTH_SHOWING * charge
+        ):
+            return False
+        self._shown = (self.speed.factor, self.speed.error, self.charge.factor)
+        self.price()
+        return True
 
     def __repr__(self) -> str:
         return f"<Node {self.id} in {self.region}>"

@@ -1,7 +1,8 @@
 """The values that pass through the router: what is asked, what is decided, what came of it, what changed.
 
 Everything here is immutable. Times named `deadline`, `arrived`, `now`, `at` are absolute seconds on one monotonic
-clock (the caller's); every other time is a duration in seconds. Money is US dollars.
+clock (the caller's); every other time is a duration in seconds. Money is US dollars. The structs made for every
+request are kept from the garbage collector (`gc=False`): they hold no cycles, and the ring keeps thousands of them.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Sort(enum.Enum):
     THROUGHPUT = "throughput"
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class Request(msgspec.Struct, gc=False, frozen=True, kw_only=True):
     """One request as the router sees it: sizes, deadlines and constraints, no bytes of it."""
 
     id: str
@@ -124,7 +125,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return self.deadline == self.first_token_deadline == self.token_interval == INFINITE
 
 
-class Eta(msgspec.Struct, frozen=True):
+class Eta(msgspec.Struct, gc=False, frozen=True):
     """A prediction for one request on one node: a mean, part by part, and one spread. Seconds."""
 
     network: float
@@ -147,7 +148,7 @@ class Eta(msgspec.Struct, frozen=True):
         return self.network + self.wait + self.prefill + self.decode
 
 
-class Dispatch(msgspec.Struct, frozen=True, eq=False):
+class Dispatch(msgspec.Struct, gc=False, frozen=True, eq=False):
     """The decision to send a request to a node. Its share of the node is reserved until it is reported."""
 
     request: Request
@@ -164,13 +165,13 @@ class Dispatch(msgspec.Struct, frozen=True, eq=False):
     """Ids of workers whose load is worth asking for now."""
 
 
-class Hold(msgspec.Struct, frozen=True):
+class Hold(msgspec.Struct, gc=False, frozen=True):
     """Nobody can take it now: route it again by `until` at the latest. A change of the fleet may free it sooner."""
 
     until: float
 
 
-class Shed(msgspec.Struct, frozen=True):
+class Shed(msgspec.Struct, gc=False, frozen=True):
     """The decision to refuse a request."""
 
     reason: Reason
@@ -185,7 +186,7 @@ class Shed(msgspec.Struct, frozen=True):
 Decision = Dispatch | Hold | Shed
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class Outcome(msgspec.Struct, gc=False, frozen=True, kw_only=True):
     """What came of one dispatch. Durations count from `Dispatch.at`; `None` where it was not observed."""
 
     reason: Reason | None = None
@@ -218,7 +219,7 @@ class WorkerGone(msgspec.Struct, frozen=True):
     worker_id: str
 
 
-class LoadSeen(msgspec.Struct, frozen=True):
+class LoadSeen(msgspec.Struct, gc=False, frozen=True):
     """A load record arrived."""
 
     load: Load
@@ -226,14 +227,14 @@ class LoadSeen(msgspec.Struct, frozen=True):
     """How old the figures were on arrival, by this side's estimate (no clocks are compared)."""
 
 
-class RoundTrip(msgspec.Struct, frozen=True):
+class RoundTrip(msgspec.Struct, gc=False, frozen=True):
     """A probe of a worker came back after `seconds` (one network round trip; connect time not included)."""
 
     worker_id: str
     seconds: float
 
 
-class ProbeFailed(msgspec.Struct, frozen=True):
+class ProbeFailed(msgspec.Struct, gc=False, frozen=True):
     """A probe of a worker did not come back."""
 
     worker_id: str

@@ -129,7 +129,7 @@ class Events:
             self._counted -= 1
         at = events.rfind(TIMING_COMMENT)
         if at >= 0:
-            self.timings = decode_timings(events[at:].partition(b"\n")[0])
+            self.timings = decode_timings(events[at + len(TIMING_COMMENT) :].partition(b"\n")[0])
         if b"_tokens" in events:
             found = COMPLETION_TOKENS.findall(events)
             self._reported = int(found[-1]) if found else self._reported

@@ -128,5 +128,5 @@ def test_timings_survive_the_wire():
 
 
 def test_timings_take_what_they_understand():
-    header = b'cache;desc="hit", queue;dur=2, decode;dur=x, accel;dur=1e9, prefill;dur=-1'
+    header = b'cache;desc="hit", queue;dur=2, decode;dur=x, accel;dur=inf, prefill;dur=-1'
     assert records.decode_timings(header) == Timings(queue=0.002)
