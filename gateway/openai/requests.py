@@ -349,7 +349,7 @@ def _sent_twice(raw: bytes, document: Document) -> str | None:
     """
     for key in document:
         quoted = _QUOTED.get(key)
-        if quoted is not None and raw.count(quoted) != 1 and len(_AS_KEY[key].findall(raw)) != 1:
+        if quoted is not None and raw.find(quoted) != raw.rfind(quoted) and len(_AS_KEY[key].findall(raw)) != 1:
             break
     else:
         if b"\\" not in raw or b"\\u00" not in raw or _ESCAPED_LETTER.search(raw) is None:
