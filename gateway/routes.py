@@ -121,6 +121,7 @@ class Routes:
             allow_fallbacks=provider.allow_fallbacks if provider else True,
             sort=(provider.sort if provider else None) or (Sort.PRICE if flex else None),
             when_infeasible=_FALLBACKS[asked.when_infeasible] if asked.when_infeasible else config.when_infeasible,
+            client_retries=asked.retry_count,
             priority=priority or "default",
             tenant=client.tenant or client.id,
             affinity=asked.affinity or body.affinity,

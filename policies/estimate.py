@@ -94,5 +94,11 @@ class Speed:
         self.factor = math.exp(self._log)
         self.samples += 1
 
+    def fade(self, share: float) -> None:
+        """Forget a share of what was learned: towards the curve, and towards the prior's doubt."""
+        self._log -= share * self._log
+        self.factor = math.exp(self._log)
+        self.error += share * (PRIOR_ERROR - self.error)
+
     def __repr__(self) -> str:
         return f"<Speed x{self.factor:.2f}±{self.error:.0%}>"

@@ -180,8 +180,6 @@ class Fleet:
             if not node.learn(dispatch, outcome):
                 self._count(state, now)
                 return
-            if node.columns is not None:
-                node.columns.describe(node)
         elif outcome.reason is Reason.REFUSED:
             state.health.rests_until = now + self.health.rest_s
         elif outcome.reason in WORKER_FAULTS:
@@ -200,6 +198,8 @@ class Fleet:
         for state in self._sweep[-share:]:
             if state.health.state is State.EJECTED and now >= state.health.until:
                 state.health.apply(Event.EXPIRED)
+            for node in state.nodes:
+                node.fade(now)
             self._touch(state, now)
         del self._sweep[-share:]
 

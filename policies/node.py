@@ -26,6 +26,10 @@ claiming certainty and being herded on (algorithm.md 2.3)."""
 TYPICAL_TOKENS = 64
 """Output length assumed where no request is at hand: half the median chat answer of the Azure 2023 trace, because
 embeddings have none; only the scale matters."""
+HALF_LIFE = 60.0
+"""Seconds without answers after which half of a node's learned speed is forgotten."""
+FADE_EVERY = 5.0
+"""Seconds between two steps of that: a twelfth of the half-life is smooth enough."""
 WORTH_SHOWING = 0.005
 """Relative change of what is learned below which the columns stay as they are: a tenth of a price tier."""
 STALE_LOAD_SECONDS = 3.0
@@ -157,6 +161,7 @@ class Node:
         "counted",
         "endpoint",
         "id",
+        "learned_at",
         "rates",
         "slot",
         "speed",
@@ -173,6 +178,8 @@ class Node:
         self.slot = -1
         self.counted = False
         """Whether its columns count it as in service."""
+        self.learned_at = -math.inf
+        """When the last answer was learned from, or what was learned last faded."""
         self._shown = (1.0, self.speed.error, 1.0)
         """Speed, error and charge as the columns show them."""
         self.describe(endpoint)
@@ -237,8 +244,9 @@ class Node:
     def learn(self, dispatch: Dispatch, outcome: Outcome) -> bool:
         """Correct network, speed and charge from what the worker and our own clock reported of an answer.
 
-        Whether that moved them enough for the columns to be written anew.
+        Whether that moved them enough to be shown in the columns.
         """
+        self.learned_at = dispatch.at
         request, state = dispatch.request, self.state
         if outcome.prefill is not None and outcome.first_byte is not None:
             inside = (outcome.queue or 0.0) + outcome.prefill
@@ -263,9 +271,25 @@ class Node:
             and abs(self.charge.factor - charge) <= WORTH_SHOWING * charge
         ):
             return False
+        self._show()
+        return True
+
+    def fade(self, now: float) -> None:
+        """Without answers, what was learned grows old: one bad sample must not keep a node out for good."""
+        idle = now - self.learned_at
+        if self.speed.samples and idle >= FADE_EVERY:
+            self.learned_at = now
+            share = 1.0 - 0.5 ** (idle / HALF_LIFE)
+            self.speed.fade(share)
+            self.charge.fade(share)
+            self._show()
+
+    def _show(self) -> None:
+        """Make what is learned what the columns show."""
         self._shown = (self.speed.factor, self.speed.error, self.charge.factor)
         self.price()
-        return True
+        if self.columns is not None:
+            self.columns.describe(self)
 
     def __repr__(self) -> str:
         return f"<Node {self.id} in {self.region}>"

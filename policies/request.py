@@ -114,6 +114,8 @@ class Request(msgspec.Struct, gc=False, frozen=True, kw_only=True):
     """Whether nodes outside `order` may be used, and whether a failed attempt may be repeated elsewhere."""
     sort: Sort | None = None
     when_infeasible: tuple[Infeasible, ...] = (Infeasible.DEGRADE, Infeasible.BEST_EFFORT)
+    client_retries: int = 0
+    """How often the client itself has sent it before: its retries and ours share one limit."""
     priority: str = "default"
     tenant: str = ""
     affinity: str = ""

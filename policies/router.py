@@ -221,7 +221,7 @@ class Router:
     def _refuse_repeat(self, policy: Policy, request: Request, now: float, avoid: Collection[str]) -> Shed | None:
         if now >= request.deadline:
             return Shed(Reason.DEADLINE_EXCEEDED)
-        if len(avoid) > policy.budget.config.max_extra or not request.allow_fallbacks:
+        if len(avoid) + request.client_retries > policy.budget.config.max_extra or not request.allow_fallbacks:
             return Shed(Reason.NO_CAPACITY, "No further attempt is allowed.", None, admission.MIN_RETRY_AFTER)
         return None
 

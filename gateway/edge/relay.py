@@ -20,6 +20,8 @@ USAGE_TAIL = 512
 """Where a reply's `usage` is looked for: engines write it last."""
 EXECUTED = EXECUTED_HEADER.encode()
 TIMING = TIMING_HEADER.encode()
+UNEXECUTED = (404, 503, 504)
+"""With the marker: another worker may do it. 404 is a worker that no longer serves this model."""
 MAX_EVENT = 1024 * 1024
 """Bytes of one server-sent event; a longer one is garbage, and would be buffered without end."""
 
@@ -31,8 +33,10 @@ class OversizeError(Exception):
 def verdict(reply: Reply, named: dict[bytes, bytes]) -> Reason | None:
     """What a worker's answer amounts to, by its head: None to pass it on, else how the attempt failed."""
     status = reply.status
+    if status in UNEXECUTED and named.get(EXECUTED) == b"0":
+        return Reason.REFUSED
     if status >= 500:
-        return Reason.REFUSED if status in (503, 504) and named.get(EXECUTED) == b"0" else Reason.UPSTREAM_ERROR
+        return Reason.UPSTREAM_ERROR
     if 300 <= status < 400:
         return Reason.BAD_UPSTREAM_REPLY  # never followed: a worker may not choose where a request goes
     coding = named.get(b"transfer-encoding")

@@ -114,3 +114,19 @@ def test_draining_comes_from_the_worker_or_an_operator():
     assert not node.accepts(0.0), "the operator's drain outlives the worker's"
     r.observe(DrainSet("w", False), 0.0)
     assert node.accepts(0.0)
+
+
+def test_what_was_learned_fades_without_answers():
+    r, node = only_node()
+    for i in range(30):
+        dispatch = r.route(request(output_tokens=20), float(i))
+        r.report(
+            dispatch, Outcome(first_byte=0.3, total=1.0, queue=0.0, prefill=0.2, decode=2.0, output_tokens=20), i + 0.5
+        )
+    slow = node.speed.factor
+    assert slow > 4.0
+    cost = node.columns.output[0]
+    for i in range(60):
+        r.tick(30.0 + i)
+    assert 1.0 < node.speed.factor < slow**0.6, "one half-life: about the square root is left"
+    assert node.columns.output[0] < cost

@@ -173,6 +173,13 @@ def test_no_repeat_after_the_deadline_or_without_fallbacks():
     assert isinstance(r.route(request(allow_fallbacks=False), 0.0, avoid=("a",)), Shed)
 
 
+def test_a_clients_own_retries_share_the_limit():
+    r = router(*(worker(f"w{i}") for i in range(4)))
+    assert isinstance(r.route(request(client_retries=1), 0.0, avoid=("w0",)), Dispatch)
+    assert isinstance(r.route(request(client_retries=2), 0.0, avoid=("w0",)), Shed)
+    assert isinstance(r.route(request(client_retries=9), 0.0), Dispatch), "a first attempt always"
+
+
 def test_repeats_are_refused_in_a_lasting_outage():
     r = router(*(worker(f"w{i}") for i in range(3)))
     for _ in range(600):

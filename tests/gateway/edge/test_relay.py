@@ -64,6 +64,8 @@ def test_a_control_character_never_crosses(control: int) -> None:
         (503, {}, Reason.UPSTREAM_ERROR),
         (503, {b"x-isochrone-executed": b"0"}, Reason.REFUSED),
         (504, {b"x-isochrone-executed": b"0"}, Reason.REFUSED),
+        (404, {b"x-isochrone-executed": b"0"}, Reason.REFUSED),
+        (404, {}, None),
         (500, {b"x-isochrone-executed": b"0"}, Reason.UPSTREAM_ERROR),
         (503, {b"x-isochrone-executed": b"1"}, Reason.UPSTREAM_ERROR),
         (200, {b"transfer-encoding": b"Chunked"}, None),
