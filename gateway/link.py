@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from gateway.roster import ID, SHARED, Roster
 from policies import records
-from policies.records import Load, Rejected
+from policies.records import Rejected
 
 log = logging.getLogger(__name__)
 
@@ -108,10 +108,7 @@ class Link:
             retry=Retry(NoBackoff(), 0),
         )
         async with client, client.pubsub(ignore_subscribe_messages=True) as feed:
-            if self.source == SHARED:
-                await feed.psubscribe(records.changes_channel("*"))
-            else:
-                await feed.subscribe(records.changes_channel(self.source))
+            await feed.psubscribe(records.changes_channel("*", "*"))
             await self._send_drains(client)
             await self._read(client)
             self._roster.resume(self.source, self._clock())
@@ -136,28 +133,26 @@ class Link:
                 await asyncio.sleep(0)
 
     def _published(self, message: dict[str, Any]) -> None:
-        region = _region(message["channel"])
+        region, worker_id = _of(message["channel"])
         data: bytes = message["data"]
-        if region is None or self._roster.source(region) != self.source:
+        if region is None or worker_id is None or self._roster.source(region) != self.source:
             return
         now = self._clock()
         if data.startswith(records.LOAD):
-            self._load(region, data[len(records.LOAD) :], 0.0, now)
+            self._load(region, worker_id, data[len(records.LOAD) :], 0.0, now)
         elif data.startswith(records.NODE):
-            self._roster.record(region, None, data[len(records.NODE) :], now)
-        elif data.startswith((records.GONE, records.DRAIN, records.UNDRAIN)):
-            worker_id = _id(data.partition(b" ")[2])
-            if worker_id in self._roster.members:
-                self._look_at(region, worker_id, goodbye=data.startswith(records.GONE))
+            self._roster.record(region, worker_id, data[len(records.NODE) :], now)
+        elif data.startswith((records.GONE, records.DRAIN, records.UNDRAIN)) and worker_id in self._roster.members:
+            self._look_at(region, worker_id, goodbye=data.startswith(records.GONE))
 
-    def _load(self, region: str, raw: bytes, age: float, now: float) -> Load | None:
+    def _load(self, region: str, worker_id: str, raw: bytes, age: float, now: float) -> None:
         load = records.decode_load(raw)
         if isinstance(load, Rejected):
             self._count(f"loads.{load.kind}")
-            return None
-        if not self._roster.load(region, load, age, now):
-            self._look_at(region, load.worker)
-        return load
+        elif load.worker != worker_id:
+            self._count("loads.misplaced")
+        elif not self._roster.load(region, load, age, now):
+            self._look_at(region, worker_id)
 
     def _look_at(self, region: str, worker_id: str, goodbye: bool = False) -> None:
         """Have a worker's keys read soon; asked for any number of times, read once."""
@@ -302,7 +297,7 @@ class Link:
             else:
                 pipe.srem(records.drains_key(region), worker_id)
             message = records.DRAIN if on else records.UNDRAIN
-            pipe.publish(records.changes_channel(region), message + worker_id.encode())
+            pipe.publish(records.changes_channel(region, worker_id), message + worker_id.encode())
             await pipe.execute()
             if self._unsent.get(worker_id) == (region, on):
                 del self._unsent[worker_id]
@@ -333,9 +328,10 @@ def _id(raw: bytes) -> str | None:
     return text if ID.fullmatch(text) else None
 
 
-def _region(channel: bytes) -> str | None:
-    """`iso:{REGION}:changes` -> REGION."""
-    return _id(channel.partition(b"{")[2].partition(b"}")[0])
+def _of(channel: bytes) -> tuple[str | None, str | None]:
+    """`iso:{REGION}:changes:ID` -> REGION, ID; None for what is not well formed."""
+    region, _, rest = channel.partition(b"{")[2].partition(b"}")
+    return _id(region), _id(rest.rpartition(b":")[2])
 
 
 def _cause(error: BaseException) -> str:

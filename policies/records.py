@@ -248,10 +248,11 @@ def rtt_key(region: str, gateway: str) -> str:
     return f"iso:{{{region}}}:rtt:{gateway}"
 
 
-def changes_channel(region: str) -> str:
-    """Where records are published as they are written: `b"node " + envelope`, `b"load " + load record`,
-    `b"gone " + worker id`, `b"drain " + id`, `b"undrain " + id`."""
-    return f"iso:{{{region}}}:changes"
+def changes_channel(region: str, worker_id: str) -> str:
+    """Where what concerns one worker is published as it is written: `b"node " + envelope`, `b"load " + load record`,
+    `b"gone " + id`, `b"drain " + id`, `b"undrain " + id`. One channel per worker, so that an ACL can keep it to its
+    own; gateways subscribe to the pattern `changes_channel("*", "*")`."""
+    return f"iso:{{{region}}}:changes:{worker_id}"
 
 
 NODE, LOAD, GONE, DRAIN, UNDRAIN = b"node ", b"load ", b"gone ", b"drain ", b"undrain "

@@ -121,7 +121,7 @@ class Lease:
         pipe = self._redis.pipeline(transaction=False)
         pipe.delete(records.load_key(region, worker_id))
         pipe.delete(records.node_key(region, worker_id))
-        pipe.publish(records.changes_channel(region), records.GONE + worker_id.encode())
+        pipe.publish(records.changes_channel(region, worker_id), records.GONE + worker_id.encode())
         await pipe.execute()
 
     async def close(self) -> None:
@@ -136,7 +136,7 @@ class Lease:
         pipe.sadd(records.REGIONS, region)
         pipe.set(records.node_key(region, worker_id), sealed)
         pipe.sadd(records.ids_key(region), worker_id)
-        pipe.publish(records.changes_channel(region), records.NODE + sealed)
+        pipe.publish(records.changes_channel(region, worker_id), records.NODE + sealed)
         await pipe.execute()
 
     async def _renew(self, load: records.Load) -> bool:
@@ -146,7 +146,7 @@ class Lease:
         lease = max(records.LEASE_SECONDS, LEASES_PER_BEAT * self.interval)
         pipe = self._redis.pipeline(transaction=False)
         pipe.set(records.load_key(region, worker_id), raw, px=int(lease * 1e3))
-        pipe.publish(records.changes_channel(region), records.LOAD + raw)
+        pipe.publish(records.changes_channel(region, worker_id), records.LOAD + raw)
         pipe.exists(records.node_key(region, worker_id))
         pipe.sadd(records.ids_key(region), worker_id)
         _, _, stored, added = await pipe.execute()

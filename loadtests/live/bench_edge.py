@@ -80,7 +80,7 @@ def heartbeat(client: redis.Redis, fleet: list[Worker], seq: int) -> None:
     for worker in fleet:
         load = records.encode_load(Load(worker=worker.id, boot="b1", seq=seq, waiting=0, running=0, backlog=0.0))
         pipe.set(records.load_key(REGION, worker.id), load, px=int(records.LEASE_SECONDS * 1e3))
-        pipe.publish(records.changes_channel(REGION), records.LOAD + load)
+        pipe.publish(records.changes_channel(REGION, worker.id), records.LOAD + load)
     pipe.execute()
 
 

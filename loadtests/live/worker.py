@@ -53,7 +53,7 @@ async def _register(redis: Redis, worker: records.Worker) -> records.Worker:
         pipe.sadd(records.REGIONS, worker.region)
         pipe.set(records.node_key(worker.region, worker.id), sealed)
         pipe.sadd(records.ids_key(worker.region), worker.id)
-        pipe.publish(records.changes_channel(worker.region), records.NODE + sealed)
+        pipe.publish(records.changes_channel(worker.region, worker.id), records.NODE + sealed)
         await pipe.execute()
     return worker
 
@@ -63,7 +63,7 @@ async def _beat(redis: Redis, emulated: Emulated) -> bool:
     worker, raw = emulated.worker, records.encode_load(emulated.load())
     async with redis.pipeline(transaction=False) as pipe:
         pipe.set(records.load_key(worker.region, worker.id), raw, px=int(records.LEASE_SECONDS * 1e3))
-        pipe.publish(records.changes_channel(worker.region), records.LOAD + raw)
+        pipe.publish(records.changes_channel(worker.region, worker.id), records.LOAD + raw)
         pipe.exists(records.node_key(worker.region, worker.id))
         *_, stored = await pipe.execute()
     return bool(stored)

@@ -71,7 +71,7 @@ class Desk:
         await self.redis.sadd(records.ids_key(region), worker_id)
         await self.redis.set(records.node_key(region, worker_id), sealed)
         if publish:
-            await self.redis.publish(records.changes_channel(region), records.NODE + sealed)
+            await self.redis.publish(records.changes_channel(region, worker_id), records.NODE + sealed)
         await self.beat(worker_id, region=region)
 
     async def reconnect(self) -> None:
@@ -84,7 +84,7 @@ class Desk:
         for worker_id in worker_ids:
             raw = encode_load(load(worker_id, self._beats))
             await self.redis.set(records.load_key(region, worker_id), raw, px=3000)
-            await self.redis.publish(records.changes_channel(region), records.LOAD + raw)
+            await self.redis.publish(records.changes_channel(region, worker_id), records.LOAD + raw)
 
 
 async def worst_lag(seconds: float) -> float:

@@ -90,7 +90,7 @@ async def stub() -> AsyncIterator[str]:
 async def test_a_request_through_the_whole_process(tmp_path: Path, redis_process: RedisProcess, stub: str) -> None:
     desk = Desk(redis_process.url)
     async with running(tmp_path / "g.yaml", redis=redis_process.url) as at:
-        await desk.redis.publish("iso:{eu-west}:changes", b"node " + seal_worker(worker("w1", address=stub)))
+        await desk.redis.publish("iso:{eu-west}:changes:w1", b"node " + seal_worker(worker("w1", address=stub)))
         await at.until(lambda: "w1" in at.gateway.fleet.workers, 1.0)
         status, answer = await at.chat(**{"x-request-id": "r1", "x-deadline-ms": "5000"})
         assert (status, answer) == (200, {"answer": 42})

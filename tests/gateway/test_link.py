@@ -42,7 +42,7 @@ async def test_a_goodbye_is_believed_only_when_the_lease_is_gone(desk: Desk) -> 
     await desk.until(lambda: desk.seen() == {"a", "b", "c"})
     await desk.redis.delete(records.load_key(REGION, "b"))
     for worker_id in ("a", "b"):  # a's is forged: its lease stands
-        await desk.redis.publish(records.changes_channel(REGION), records.GONE + worker_id.encode())
+        await desk.redis.publish(records.changes_channel(REGION, worker_id), records.GONE + worker_id.encode())
     await desk.until(lambda: desk.gone() == {"b"}, 1.0)
     await desk.until(lambda: desk.counts["registry.reads"] > 3)
     assert desk.seen() == {"a", "c"}
@@ -51,12 +51,12 @@ async def test_a_goodbye_is_believed_only_when_the_lease_is_gone(desk: Desk) -> 
 async def test_drains_are_shared_and_a_forged_one_has_no_effect(desk: Desk) -> None:
     await desk.register("a")
     await desk.until(lambda: "a" in desk.seen())
-    await desk.redis.publish(records.changes_channel(REGION), records.DRAIN + b"a")
+    await desk.redis.publish(records.changes_channel(REGION, "a"), records.DRAIN + b"a")
     reads = desk.counts["registry.reads"]
     await desk.until(lambda: desk.counts["registry.reads"] > reads + 1)
     assert not any(isinstance(c, DrainSet) for c in desk.changes)
     await desk.redis.sadd(records.drains_key(REGION), "a")
-    await desk.redis.publish(records.changes_channel(REGION), records.DRAIN + b"a")
+    await desk.redis.publish(records.changes_channel(REGION, "a"), records.DRAIN + b"a")
     await desk.until(lambda: DrainSet("a", True) in desk.changes, 1.0)
     assert await desk.registry.drain("a", False)
     assert desk.changes[-1] == DrainSet("a", False)
@@ -108,7 +108,7 @@ async def test_poisoned_records_are_dropped_and_counted(desk: Desk) -> None:
 async def test_poisoned_loads_are_dropped_and_counted(desk: Desk) -> None:
     await desk.register("a")
     await desk.until(lambda: any(isinstance(c, LoadSeen) for c in desk.changes))
-    channel = records.changes_channel(REGION)
+    channel = records.changes_channel(REGION, "a")
     good = encode_load(load("a", 99)).decode()
     for raw in (
         b"", b"{}", b"[]", good.replace('"waiting":0', '"waiting":-5').encode(),
@@ -165,7 +165,7 @@ async def test_few_commands_and_keys_are_enough(redis_process: RedisProcess, bri
     async with Redis.from_url(redis_process.url) as admin:
         granted = [f"+{command}" for command in commands.split()]
         await admin.execute_command(
-            "ACL", "SETUSER", "gw", "on", ">pass", "~iso:*", "resetchannels", "&iso:{*}:changes", "-@all", *granted
+            "ACL", "SETUSER", "gw", "on", ">pass", "~iso:*", "resetchannels", "&iso:{*}:changes:*", "-@all", *granted
         )
         desk = Desk(f"redis://gw:pass@127.0.0.1:{redis_process.port}")
         workers = Desk(redis_process.url)

@@ -62,7 +62,7 @@ def test_only_signed_workers_are_believed(tmp_path):
         until(lambda: stage.metrics(gateway).get(counted, 0) >= 1)
 
         forged = client.get(records.node_key(REGION, "signed")).replace(b"digits", b"DIGITS")
-        client.publish(records.changes_channel(REGION), records.NODE + forged)
+        client.publish(records.changes_channel(REGION, "signed"), records.NODE + forged)
         forgeries = 'isochrone_registry_records_rejected_total{kind="signature"}'
         until(lambda: stage.metrics(gateway).get(forgeries, 0) >= 1)
         assert known_workers(gateway) == {"signed"}

@@ -41,7 +41,7 @@ def rewrite_price(client, worker_id, region, usd_per_hour):
     changed = msgspec.structs.replace(record, seq=record.seq + 1, price=records.MarginalPrice(usd_per_hour))
     sealed = records.seal_worker(changed)
     client.set(key, sealed)
-    client.publish(records.changes_channel(region), records.NODE + sealed)
+    client.publish(records.changes_channel(region, worker_id), records.NODE + sealed)
     return record.price.usd_per_hour
 
 

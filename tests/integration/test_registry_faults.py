@@ -58,7 +58,7 @@ def test_poisoned_records_are_dropped_and_counted(scene, client):
         client.set(records.node_key(REGION, f"poison{number}"), poison)
         client.set(records.load_key(REGION, f"poison{number}"), b"NaN", px=3000)
         client.sadd(records.ids_key(REGION), f"poison{number}")
-        client.publish(records.changes_channel(REGION), records.NODE + poison)
+        client.publish(records.changes_channel(REGION, f"poison{number}"), records.NODE + poison)
     until(lambda: made.metrics(gateway).get(counter, 0) > before)
     assert known_workers(gateway) == {"w1", "w2", "w3"}
     assert chat(gateway)["x-route-node"]

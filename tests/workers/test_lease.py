@@ -62,7 +62,7 @@ async def test_it_registers_everything_a_gateway_reads(redis_server):
 
 async def test_records_are_published_as_they_are_written(redis_server):
     with redis_server.client() as client, client.pubsub() as channel:
-        channel.subscribe(records.changes_channel("eu-1"))
+        channel.subscribe(records.changes_channel("eu-1", "w1"))
         async with holding(redis_server.url, Figures(waiting=0)) as lease:
             await asyncio.wait_for(lease.registered.wait(), 2)
             await lease.withdraw()
@@ -177,7 +177,7 @@ async def test_an_acl_that_keeps_a_worker_to_its_own_keys_is_enough(redis_server
     commands = "ping hello select set del exists sadd scard smembers publish"
     rules = [
         *("on", ">secret", "~iso:{eu-1}:node:w1", "~iso:{eu-1}:load:w1", "~iso:{*}:ids", "~iso:regions"),
-        *("resetchannels", "&iso:{eu-1}:changes", "-@all", *(f"+{command}" for command in commands.split())),
+        *("resetchannels", "&iso:{eu-1}:changes:w1", "-@all", *(f"+{command}" for command in commands.split())),
     ]
     with redis_server.client() as client:
         client.execute_command("ACL", "SETUSER", "w1", *rules)
