@@ -195,6 +195,8 @@ class Outcome(msgspec.Struct, gc=False, frozen=True, kw_only=True):
     """Why the attempt failed; `None` when the answer was complete."""
     executed: bool = True
     """False only if the worker surely did not start on it (never connected, or it said so)."""
+    client_error: bool = False
+    """The worker answered that the request itself is at fault (4xx): complete, but no work to learn from or bill."""
     first_byte: float | None = None
     """Until the first byte of the answer's body."""
     total: float | None = None
