@@ -53,6 +53,10 @@ class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefill: Seconds = 0.0
     decode: Seconds = 0.0
 
+    def seconds(self, prompt_tokens: float = 0.0, output_tokens: float = 0.0, items: int = 1) -> float:
+        """Compute time of one request alone."""
+        return self.base + self.item * (items - 1) + self.prefill * prompt_tokens + self.decode * output_tokens
+
 
 class TokenPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="token", tag_field="mode"):
     """A price list, as third-party APIs bill: US dollars per million tokens, plus a fee per request."""
