@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ _FLAGS = (
     "accepts",  # may be sent a request now
     "reachable",  # not draining: what is left to try in panic
 )
+IN_SERVICE = (State.SERVING, State.PROBING)
 _START = 8
 """Slots allocated for a new model."""
 _GROWTH = 1.25
@@ -79,7 +80,10 @@ class Columns:
         self.nodes: list[Node] = []
         self.in_service = 0
         """Nodes not out for bad health."""
+        self.draining = 0
         self._masks: dict[Selection, Mask] = {}
+        self._named: dict[str, list[int]] = {}
+        """Slots by worker id, region, cloud; made anew when membership changed and somebody asks."""
         self._request: Floats = np.zeros(_TERMS, np.float32)
         self._request[0] = 1.0
         self._allocate(_START)
@@ -105,7 +109,7 @@ class Columns:
         size = len(self.nodes)
         for name, column in self._store.items():
             setattr(self, name, column[:size])
-        self._masks.clear()
+        self.forget_masks()
 
     def add(self, node: Node, now: float) -> None:
         """Append a node."""
@@ -120,8 +124,7 @@ class Columns:
 
     def remove(self, node: Node) -> None:
         """Take a node out; the last one moves into its slot."""
-        self.in_service -= node.counted
-        node.counted = False
+        self._count(node, healthy=False, draining=False)
         last = self.nodes.pop()
         if last is not node:
             for column in self._store.values():
@@ -155,14 +158,17 @@ class Columns:
         self.network[i] = network
         self.fixed[i] = network + wait + base
         self.spread[i] = node.fixed_spread(wait, now) + node.speed.error * base
-        self.outstanding[i] = state.outstanding
+        self.outstanding[i] = state.outstanding(now)
         self.accepts[i] = state.accepts(now)
         health = state.health.state
         self.reachable[i] = health is not State.DRAINING
-        healthy = health is State.SERVING or health is State.PROBING
-        if healthy is not node.counted:
-            node.counted = healthy
-            self.in_service += 1 if healthy else -1
+        self._count(node, healthy=health in IN_SERVICE, draining=health is State.DRAINING)
+
+    def _count(self, node: Node, *, healthy: bool, draining: bool) -> None:
+        """Keep the numbers of nodes in service and draining."""
+        self.in_service += healthy - node.counted
+        self.draining += draining - node.counted_draining
+        node.counted, node.counted_draining = healthy, draining
 
     def mask(self, selection: Selection) -> Mask:
         """Which nodes a selection allows, cached until membership or a record changes."""
@@ -170,18 +176,41 @@ class Columns:
         if mask is None:
             if len(self._masks) >= _MASKS_KEPT:
                 self._masks.clear()
-            mask = self._masks[selection] = np.fromiter(
-                (allows(selection, node) for node in self.nodes), np.bool_, len(self.nodes)
-            )
+            mask = self._masks[selection] = self._select(selection)
+        return mask
+
+    def _select(self, selection: Selection) -> Mask:
+        mask = np.ones(len(self.nodes), np.bool_)
+        if selection.regions:
+            regions = {node.region for node in self.nodes}
+            mask &= self.named([region for region in regions if in_regions(selection, region)])
+        if selection.only:
+            mask &= self.named(selection.only)
+        if selection.ignore:
+            mask &= ~self.named(selection.ignore)
+        if selection.variants:
+            mask &= np.fromiter((n.endpoint.variant in selection.variants for n in self.nodes), np.bool_, len(mask))
         return mask
 
     def forget_masks(self) -> None:
         self._masks.clear()
+        self._named.clear()
+
+    def named(self, names: Iterable[str]) -> Mask:
+        """Which nodes one of the names (worker id, region, cloud) means."""
+        if not self._named:
+            for slot, node in enumerate(self.nodes):
+                for name in names_of(node.worker):
+                    self._named.setdefault(name, []).append(slot)
+        mask = np.zeros(len(self.nodes), np.bool_)
+        for name in names:
+            mask[self._named.get(name, [])] = True
+        return mask
 
     def eligible(self, request: Request, quality: float, avoid: Collection[str], panic_share: float) -> Mask:
         """Which nodes may take the request at all, deadlines aside."""
         mask = self.accepts
-        if self.in_service < panic_share * len(self.nodes):
+        if self.in_service < panic_share * (len(self.nodes) - self.draining):
             mask = self.reachable  # panic: so much bad health means that the health data is wrong
         if quality > 0.0:
             mask = mask & (self.quality >= quality)
@@ -193,8 +222,7 @@ class Columns:
             if selection.max_output_usd_per_mtok < INFINITE:
                 mask = mask & (self.usd_output <= selection.max_output_usd_per_mtok / 1e6)
         if avoid:
-            tried = (node.worker.id not in avoid for node in self.nodes)
-            mask = mask & np.fromiter(tried, np.bool_, len(self.nodes))
+            mask = mask & ~self.named(avoid)
         return mask
 
     def evaluate(self, request: Request, output_tokens: float) -> tuple[Floats, Floats, Floats]:
@@ -256,11 +284,6 @@ class Candidates:
         other.eligible, other.fit = self.eligible & keep, self.fit & keep
         return other
 
-    def named(self, names: Sequence[str]) -> Mask:
-        """Which nodes one of the names (worker id, region, cloud) means."""
-        nodes = self.columns.nodes
-        return np.fromiter((is_named(node.worker, names) for node in nodes), np.bool_, len(nodes))
-
     def shortfall(self, now: float) -> float:
         """Seconds by which the soonest eligible node misses the deadline, in the mean; infinite without nodes."""
         if not self.eligible.any():
@@ -268,9 +291,9 @@ class Candidates:
         return float(self.total[self.eligible].min()) - (self.request.deadline - now)
 
 
-def is_named(worker: Worker, names: Collection[str]) -> bool:
-    """Whether a worker's id, region or cloud is among `names`."""
-    return worker.id in names or worker.region in names or worker.cloud in names
+def names_of(worker: Worker) -> set[str]:
+    """What a client may call a worker by: its id, its region, its cloud."""
+    return {worker.id, worker.region, worker.cloud} - {""}
 
 
 def allows(selection: Selection, node: Node) -> bool:
@@ -278,12 +301,12 @@ def allows(selection: Selection, node: Node) -> bool:
     worker = node.worker
     return (
         (not selection.variants or node.endpoint.variant in selection.variants)
-        and in_regions(selection, worker)
-        and (not selection.only or is_named(worker, selection.only))
-        and not is_named(worker, selection.ignore)
+        and in_regions(selection, worker.region)
+        and (not selection.only or not names_of(worker).isdisjoint(selection.only))
+        and names_of(worker).isdisjoint(selection.ignore)
     )
 
 
-def in_regions(selection: Selection, worker: Worker) -> bool:
-    """Whether the worker's region matches a pattern of every group."""
-    return all(any(fnmatch.fnmatchcase(worker.region, p) for p in group) for group in selection.regions)
+def in_regions(selection: Selection, region: str) -> bool:
+    """Whether a region matches a pattern of every group."""
+    return all(any(fnmatch.fnmatchcase(region, p) for p in group) for group in selection.regions)

@@ -44,26 +44,31 @@ def rates(worker: Worker, curve: Curve, accelerator_share: float) -> Rates:
 def bill(node: Node, request: Request, outcome: Outcome) -> float:
     """What an attempt really cost: worker-reported accelerator seconds (or tokens) at the node's price, plus egress.
 
-    What the worker did not report is taken as predicted. An attempt that was not executed costs nothing.
+    What the worker did not report is taken as predicted when the answer is complete, and from what was seen of it when
+    it is not. An attempt that was not executed, or was the client's fault, costs no compute.
     """
     if not outcome.executed:
         return 0.0
     worker = node.worker
     egress = worker.egress_usd_per_gb / BYTES_PER_GB * outcome.reply_bytes
+    if outcome.client_error:
+        return egress
     price = worker.price
     if isinstance(price, MarginalPrice):
-        seconds = outcome.accelerator
-        if seconds is None:
-            seconds = node.charge.factor * curve_seconds(node.endpoint.curve, request, outcome.output_tokens)
-        return price.usd_per_hour / SECONDS_PER_HOUR * seconds + egress
-    tokens = request.output_tokens if outcome.output_tokens is None else outcome.output_tokens
+        return price.usd_per_hour / SECONDS_PER_HOUR * _accelerator_seconds(node, request, outcome) + egress
+    predicted = request.output_tokens if outcome.reason is None else 0.0
+    tokens = predicted if outcome.output_tokens is None else outcome.output_tokens
     per_token = (
         price.input_usd_per_mtok * request.prompt_tokens + price.output_usd_per_mtok * tokens
     ) / TOKENS_PER_MTOK
     return price.request_usd + per_token + egress
 
 
-def curve_seconds(curve: Curve, request: Request, output_tokens: float | None = None) -> float:
-    """Compute seconds the service curve gives for a request, with the expected or the given output."""
-    tokens = request.output_tokens if output_tokens is None else output_tokens
-    return curve.base + curve.item * (request.items - 1) + curve.prefill * request.prompt_tokens + curve.decode * tokens
+def _accelerator_seconds(node: Node, request: Request, outcome: Outcome) -> float:
+    if outcome.accelerator is not None:
+        return outcome.accelerator
+    tokens = request.output_tokens if outcome.output_tokens is None else outcome.output_tokens
+    predicted = node.charge.factor * node.endpoint.curve.seconds(request.prompt_tokens, tokens, request.items)
+    if outcome.reason is None or outcome.total is None:
+        return predicted
+    return min(predicted, max(0.0, outcome.total - node.network()))  # cut short: at most as long as it lasted there

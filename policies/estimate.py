@@ -13,6 +13,8 @@ DEVIATION_GAIN = 1 / 4
 """RFC 6298 section 2: smoothed round trip and its mean deviation, gains 1/8 and 1/4."""
 PRIOR_RTT = 0.1
 """A region nobody has measured: between a metro (5 ms) and the antipodes (300 ms), with as much deviation."""
+OVERHEAD_STEP = 0.05
+"""Seconds by which one sample may at most exceed twice the mean: a slow TCP start over a long way is real."""
 SPEED_GAIN = 0.1
 """Gain of the per-node speed correction (algorithm.md 2.3): about the last ten requests count."""
 SPEED_CLIP = (-1.6, 1.6)
@@ -65,7 +67,12 @@ class Overhead:
         self.mean = 0.0
 
     def observe(self, seconds: float) -> None:
-        self.mean = max(0.0, self.mean + RTT_GAIN * (seconds - self.mean))
+        bounded = min(seconds, 2.0 * self.mean + OVERHEAD_STEP)  # one stall is an accident, not a distance
+        self.mean = max(0.0, self.mean + RTT_GAIN * (bounded - self.mean))
+
+    def fade(self, share: float) -> None:
+        """Forget a share of it."""
+        self.mean -= share * self.mean
 
 
 class Speed:

@@ -74,6 +74,7 @@ class Explanation(msgspec.Struct, frozen=True):
 
 def explain(router: Router, request: Request, now: float) -> Explanation:
     """Explain the decision a request would get now."""
+    router.fleet.refresh(request.model, now)
     columns = router.fleet.columns(request.model)
     choice = router.consider(request, now)
     chosen = choice.slot if isinstance(choice, Choice) else None
@@ -159,7 +160,7 @@ def _late(view: Candidates, slot: int, now: float) -> str:
 
 def _excluded(node: Node, request: Request, now: float) -> str:
     health = node.state.health
-    if not in_regions(request.selection, node.worker):
+    if not in_regions(request.selection, node.region):
         return "region not allowed"
     if not allows(request.selection, node):
         return "excluded by provider"

@@ -45,6 +45,8 @@ class Fleet:
         self.workers: dict[str, WorkerState] = {}
         self._columns: dict[str, Columns] = {}
         self._regions: dict[str, RoundTrips] = {}
+        self.panics = 0
+        """Dispatches sent to a node in bad health, because too few good ones were left."""
         self._rng = rng
         self._sweep: list[WorkerState] = []
 
@@ -62,6 +64,14 @@ class Fleet:
 
     def columns(self, model: str) -> Columns | None:
         return self._columns.get(model)
+
+    def refresh(self, model: str, now: float) -> None:
+        """Bring a model's columns up to date, ages included: what an explanation wants, and no request waits for."""
+        columns = self._columns.get(model)
+        if columns is not None:
+            for node in columns.nodes:
+                columns.describe(node)
+                columns.touch(node, now)
 
     def region_rtt(self, region: str) -> RoundTrips | None:
         """Round trips to a region, over all its workers; a new worker starts from them."""
@@ -160,8 +170,10 @@ class Fleet:
             if model in self._columns
             for node in self._columns[model].nodes
         }
-        out = sum(peer.health.state in (State.EJECTED, State.PROBING) for peer in peers.values() if peer is not state)
-        return len(peers) > 1 and out + 1 <= max(1, int(self.health.max_ejected_share * len(peers)))
+        others = [peer.health.state for peer in peers.values() if peer is not state]
+        out = sum(other in (State.EJECTED, State.PROBING) for other in others)
+        usable = 1 + sum(other is not State.DRAINING for other in others)
+        return State.SERVING in others and out + 1 <= max(1, int(self.health.max_ejected_share * usable))
 
     # Our own requests.
 
@@ -177,13 +189,13 @@ class Fleet:
         state.release(dispatch, work)
         if outcome.reason is None:
             state.health.answered()
-            if not node.learn(dispatch, outcome):
+            if outcome.client_error or not node.learn(dispatch, outcome):
                 self._count(state, now)
                 return
         elif outcome.reason is Reason.REFUSED:
             state.health.rests_until = now + self.health.rest_s
         elif outcome.reason in WORKER_FAULTS:
-            silent = outcome.first_byte is None
+            silent = outcome.executed and outcome.first_byte is None
             counts = silent or outcome.reason is not Reason.DEADLINE_EXCEEDED
             connect = outcome.reason is Reason.CONNECT_FAILED
             if counts and state.health.failed(connect=connect) and self._may_eject(state):
@@ -198,6 +210,7 @@ class Fleet:
         for state in self._sweep[-share:]:
             if state.health.state is State.EJECTED and now >= state.health.until:
                 state.health.apply(Event.EXPIRED)
+            state.fade(now)
             for node in state.nodes:
                 node.fade(now)
             self._touch(state, now)
@@ -209,7 +222,7 @@ class Fleet:
         if health.state is not State.SERVING or health.slow or state.wait(now) != state.shown_wait:
             self._touch(state, now)
             return
-        outstanding = state.outstanding
+        outstanding = state.outstanding(now)
         for node in state.nodes:
             if node.columns is not None:
                 node.columns.outstanding[node.slot] = outstanding

@@ -103,7 +103,7 @@ class Health:
         """End of an ejection."""
         self.rests_until = 0.0
         self.slow = 0
-        """While positive: how many requests may be in flight at once; doubles with answers."""
+        """While positive: how many requests may be in flight at once; one more with every answer."""
         self._ejections = 0
         self._forget()
 
@@ -167,4 +167,4 @@ class Health:
 
 
 SLOW_START_LIMIT = 32
-"""Requests in flight at which slow start ends: one more per answer, so about ten round trips after recovery."""
+"""Requests in flight at which slow start ends: after about thirty answers nothing is held back any more."""

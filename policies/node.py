@@ -27,13 +27,18 @@ TYPICAL_TOKENS = 64
 """Output length assumed where no request is at hand: half the median chat answer of the Azure 2023 trace, because
 embeddings have none; only the scale matters."""
 HALF_LIFE = 60.0
-"""Seconds without answers after which half of a node's learned speed is forgotten."""
+"""Seconds without answers after which half of what was learned is forgotten."""
 FADE_EVERY = 5.0
 """Seconds between two steps of that: a twelfth of the half-life is smooth enough."""
 WORTH_SHOWING = 0.005
 """Relative change of what is learned below which the columns stay as they are: a tenth of a price tier."""
 STALE_LOAD_SECONDS = 3.0
 """A load report older than this (three heartbeats) says nothing; own in-flight counts serve."""
+
+
+def faded(idle: float) -> float:
+    """The share of what was learned that is forgotten after so many seconds without answers."""
+    return 1.0 - math.exp2(-idle / HALF_LIFE)
 
 
 class WorkerState:
@@ -52,6 +57,8 @@ class WorkerState:
         """Requests its engine works on at once."""
         self.drained_by_operator = False
         self.in_flight = 0
+        self.learned_at = -math.inf
+        """When its overhead was last learned, or faded."""
         self.shown_wait = -1.0
         """The wait its columns show."""
         self._unseen: dict[int, tuple[float, float]] = {}
@@ -108,11 +115,10 @@ class WorkerState:
 
     # What follows.
 
-    @property
-    def outstanding(self) -> int:
+    def outstanding(self, now: float) -> int:
         """Requests waiting and running there, ours included, as far as known."""
         load = self.load
-        if load is None or load.waiting is None:
+        if load is None or load.waiting is None or now - self.load_at > STALE_LOAD_SECONDS:
             return self.in_flight
         reported = load.waiting + (load.running or 0)
         return max(reported - self._finished, 0) + len(self._unseen)
@@ -138,6 +144,13 @@ class WorkerState:
         """Seconds one more typical request adds, over all endpoints."""
         return sum(node.typical_work for node in self.nodes) / len(self.nodes)
 
+    def fade(self, now: float) -> None:
+        """Without answers, what was learned grows old: one bad sample must not keep a worker out for good."""
+        idle = now - self.learned_at
+        if self.overhead.mean and idle >= FADE_EVERY:
+            self.learned_at = now
+            self.overhead.fade(faded(idle))
+
     def accepts(self, now: float) -> bool:
         """Serving, not resting after a refusal, and within its slow start."""
         health = self.health
@@ -159,6 +172,7 @@ class Node:
         "charge",
         "columns",
         "counted",
+        "counted_draining",
         "endpoint",
         "id",
         "learned_at",
@@ -178,6 +192,7 @@ class Node:
         self.slot = -1
         self.counted = False
         """Whether its columns count it as in service."""
+        self.counted_draining = False
         self.learned_at = -math.inf
         """When the last answer was learned from, or what was learned last faded."""
         self._shown = (1.0, self.speed.error, 1.0)
@@ -207,7 +222,12 @@ class Node:
 
     def work(self, request: Request) -> float:
         """Seconds this request keeps others waiting there: its share of the slots, or its place in a batch."""
-        return self._share(cost.curve_seconds(self.endpoint.curve, request) * self.speed.factor)
+        return self._share(self.seconds(request) * self.speed.factor)
+
+    def seconds(self, request: Request, output_tokens: float | None = None) -> float:
+        """Compute seconds by the service curve, with the expected or the given output."""
+        tokens = request.output_tokens if output_tokens is None else output_tokens
+        return self.endpoint.curve.seconds(request.prompt_tokens, tokens, request.items)
 
     def _share(self, seconds: float) -> float:
         curve = self.endpoint.curve
@@ -230,7 +250,7 @@ class Node:
         """Mean and spread of the time a request sent now would take."""
         curve, factor = self.endpoint.curve, self.speed.factor
         decode = curve.decode * request.output_tokens * factor
-        compute = cost.curve_seconds(curve, request) * factor
+        compute = self.seconds(request) * factor
         wait = self.state.wait(now)
         spread = self.fixed_spread(wait, now) + self.speed.error * compute
         return Eta(network=self.network(), wait=wait, prefill=compute - decode, decode=decode, spread=spread)
@@ -253,12 +273,13 @@ class Node:
             if not request.stream and outcome.decode is not None:
                 inside += outcome.decode
             state.overhead.observe(outcome.first_byte - inside - state.rtt.mean)
+            state.learned_at = dispatch.at
             compute = outcome.prefill + (outcome.decode or 0.0)
         elif outcome.total is not None and state.wait(dispatch.at) == 0.0:
             compute = outcome.total - dispatch.eta.network
         else:
             return False
-        curve_seconds = cost.curve_seconds(self.endpoint.curve, request, outcome.output_tokens)
+        curve_seconds = self.seconds(request, outcome.output_tokens)
         if curve_seconds <= 0.0:
             return False
         self.speed.observe(compute / curve_seconds)
@@ -275,13 +296,12 @@ class Node:
         return True
 
     def fade(self, now: float) -> None:
-        """Without answers, what was learned grows old: one bad sample must not keep a node out for good."""
+        """As `WorkerState.fade`, for what was learned of this endpoint."""
         idle = now - self.learned_at
         if self.speed.samples and idle >= FADE_EVERY:
             self.learned_at = now
-            share = 1.0 - 0.5 ** (idle / HALF_LIFE)
-            self.speed.fade(share)
-            self.charge.fade(share)
+            self.speed.fade(faded(idle))
+            self.charge.fade(faded(idle))
             self._show()
 
     def _show(self) -> None:

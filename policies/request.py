@@ -97,7 +97,6 @@ class Request(msgspec.Struct, gc=False, frozen=True, kw_only=True):
     """Expected output size, in tokens (embeddings, tensors: 0)."""
     items: int = 1
     """Independent inputs in the body (embeddings, tensor batch)."""
-    body_bytes: int = 0
     reply_bytes: float = 0.0
     """Expected answer size, for egress."""
     stream: bool = False
@@ -163,8 +162,6 @@ class Dispatch(msgspec.Struct, gc=False, frozen=True, eq=False):
     eta: Eta
     cost: float
     """Expected US dollars."""
-    probes: tuple[str, ...] = ()
-    """Ids of workers whose load is worth asking for now."""
 
 
 class Hold(msgspec.Struct, gc=False, frozen=True):

@@ -37,6 +37,7 @@ from policies.request import (
 )
 from policies.retry import RetryBudget, RetryConfig
 
+TRIES = (Infeasible.BEST_EFFORT, Infeasible.HOLD)
 OUR_DOING = frozenset({Reason.CLIENT_GONE})
 """Ends of an attempt that say nothing about the fleet."""
 
@@ -106,6 +107,8 @@ class Router:
         choice = self.consider(request, now, avoid)
         if isinstance(choice, Shed):
             return choice
+        if not choice.candidates.columns.accepts[choice.slot]:
+            self.fleet.panics += 1
         if avoid and not policy.budget.take():
             return Shed(Reason.OVERLOADED, "The retry budget is spent.", retry_after=admission.MIN_RETRY_AFTER)
         node = choice.node
@@ -139,15 +142,17 @@ class Router:
     # The decision without the reservation: also what explanations are made of.
 
     def consider(self, request: Request, now: float, avoid: Collection[str] = ()) -> Choice | Shed:
-        """Pick a node for a request, changing nothing."""
+        """Pick a node for a request and reserve nothing. (Only the balancer's own turn and chance move on.)"""
         columns = self.fleet.columns(request.model)
         if columns is None:
             return Shed(Reason.MODEL_NOT_FOUND, param="model")
         balancer = self._balancer(request)
         candidates = self._candidates(columns, request, request.quality, now, avoid)
         slot = self._pick(balancer, candidates)
-        if slot is not None:
-            return Choice(candidates, slot, Status.FEASIBLE if candidates.fit[slot] else Status.BEST_EFFORT)
+        if slot is not None and candidates.fit[slot]:
+            return Choice(candidates, slot, Status.FEASIBLE)
+        if slot is not None and (candidates.fit.any() or not refuses(request)):
+            return Choice(candidates, slot, Status.BEST_EFFORT)  # the pick of a balancer that is blind to deadlines
         return self._when_infeasible(balancer, candidates, now, avoid)
 
     def _balancer(self, request: Request) -> Balancer:
@@ -161,10 +166,10 @@ class Router:
 
     def _pick(self, balancer: Balancer, candidates: Candidates) -> int | None:
         request = candidates.request
-        if request.sort is not None and candidates.fit.any():
+        if request.sort is not None:
             candidates = candidates.narrowed(candidates.fit)
         for name in request.order:
-            slot = balancer.pick(candidates.narrowed(candidates.named((name,))), self._rng)
+            slot = balancer.pick(candidates.narrowed(candidates.columns.named((name,))), self._rng)
             if slot is not None:
                 return slot
         if request.order and not request.allow_fallbacks:
@@ -182,7 +187,7 @@ class Router:
                 slot = self._pick(balancer, candidates)
                 if slot is not None:
                     return Choice(candidates, slot, Status.DEGRADED)
-            elif step is Infeasible.BEST_EFFORT or step is Infeasible.HOLD:
+            elif step in TRIES and not request.patient:
                 # A gateway without a queue of its own cannot hold: it sends the request to the soonest node instead.
                 slot = self._pick(self._soonest, candidates)
                 if slot is not None:
@@ -247,11 +252,16 @@ class Router:
         return f"<Router {len(self._open)} open, {self.fleet!r}>"
 
 
+def refuses(request: Request) -> bool:
+    """Whether a request would rather be refused than tried without a promise."""
+    return next((step for step in request.when_infeasible if step is not Infeasible.DEGRADE), None) is Infeasible.REJECT
+
+
 def violated(columns: Columns, request: Request) -> Shed | None:
     """Which of the request's own constraints no node of the model satisfies, health and load aside."""
     selection = request.selection
     if selection is not ANY:
-        left = [node for node in columns.nodes if in_regions(selection, node.worker)]
+        left = [node for node in columns.nodes if in_regions(selection, node.region)]
         if not left:
             return Shed(Reason.REGION_LOCKED, param="x-allow-regions")
         if not columns.mask(selection).any():

@@ -1,6 +1,7 @@
 import pytest
 
 from policies import cost
+from policies.reason import Reason
 from policies.records import Curve, MarginalPrice, TokenPrice
 from policies.request import Outcome
 from tests.fleets import endpoint, request, router, worker
@@ -42,5 +43,16 @@ def test_the_bill_of_a_price_list_counts_real_tokens():
     assert cost.bill(node, request(output_tokens=100), Outcome()) == pytest.approx(1e-3)
 
 
-def test_curve_seconds_uses_the_given_output():
-    assert cost.curve_seconds(CURVE, request(output_tokens=100), 10) == pytest.approx(0.2)
+def test_seconds_use_the_given_output():
+    assert node_of().seconds(request(output_tokens=100), 10) == pytest.approx(0.2)
+
+
+def test_an_attempt_cut_short_costs_what_was_seen_of_it():
+    node = node_of(price=MarginalPrice(3600.0))
+    asked = request(output_tokens=100)  # 1.1 s by the curve
+    assert cost.bill(node, asked, Outcome(reason=Reason.CLIENT_GONE, total=0.2)) == pytest.approx(0.2, abs=0.01)
+    assert cost.bill(node, asked, Outcome(reason=Reason.UPSTREAM_LOST, total=9.0)) == pytest.approx(1.1)
+    assert cost.bill(node, asked, Outcome(client_error=True, total=0.2)) == 0.0
+    listed = node_of(price=TokenPrice(0.0, 10.0))
+    assert cost.bill(listed, asked, Outcome(reason=Reason.CLIENT_GONE, output_tokens=3)) == pytest.approx(30e-6)
+    assert cost.bill(listed, asked, Outcome(reason=Reason.CLIENT_GONE)) == 0.0

@@ -77,3 +77,12 @@ def test_a_patient_request_has_no_probability_and_the_whole_encodes(house):
     assert e.budget_s is None
     assert all(c.probability is None for c in e.candidates)
     assert msgspec.json.decode(msgspec.json.encode(e))["chosen"] == "farther/chat:fp32"
+
+
+def test_verdict_and_figures_are_of_one_moment(house):
+    e = explain(house, request(deadline=2.2), 2.0)  # loads are two seconds old by now
+    for c in e.candidates:
+        late = c.quantile_s - e.budget_s
+        assert (late > 0) is c.verdict.startswith("too late"), c
+        if late > 0:
+            assert f"{late * 1e3:.0f} ms" in c.verdict

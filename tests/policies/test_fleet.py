@@ -123,3 +123,22 @@ def test_ticks_reach_every_worker_in_a_second():
     for i in range(SWEEP_SHARE + 5):
         r.tick(1.0 + i / SWEEP_SHARE)
     assert (columns.spread > before).all(), "ages have grown in every row"
+
+
+def test_a_clients_errors_teach_nothing_about_the_node():
+    r = router(worker("w"))
+    node = r.fleet.nodes()[0]
+    for _ in range(30):
+        dispatch = r.route(request(), 0.0)
+        r.report(dispatch, Outcome(client_error=True, first_byte=0.0005, total=0.0005), 0.0)
+    assert node.speed.samples == 0
+    assert node.state.health.state is State.SERVING
+
+
+def test_the_last_one_serving_is_not_ejected_while_others_drain():
+    r = router(*(worker(f"w{i}") for i in range(3)))
+    r.observe(DrainSet("w1", True), 0.0)
+    r.observe(DrainSet("w2", True), 0.0)
+    for _ in range(3):
+        r.observe(ProbeFailed("w0"), 0.0)
+    assert r.fleet.workers["w0"].health.state is State.SERVING

@@ -53,14 +53,14 @@ def test_our_own_requests_are_not_counted_twice():
     r.observe(LoadSeen(load("w", 2, waiting=4, running=4, backlog=0.5), 0.0), 0.2)  # it contains all eight
     assert before > 0
     assert node.state.wait(0.2) == pytest.approx(0.5)
-    assert node.state.outstanding == 8
+    assert node.state.outstanding(0.2) == 8
 
 
 def test_a_load_from_before_a_dispatch_does_not_hide_it():
     r, node = only_node(w=0.1)
     r.route(request(output_tokens=100), 1.0)
     r.observe(LoadSeen(load("w", 2), 0.0), 1.02)  # sent 20 ms ago, 50 ms away: it cannot have arrived
-    assert node.state.outstanding == 1
+    assert node.state.outstanding(1.02) == 1
 
 
 def test_unknown_load_falls_back_to_own_requests_in_flight():
@@ -130,3 +130,20 @@ def test_what_was_learned_fades_without_answers():
         r.tick(30.0 + i)
     assert 1.0 < node.speed.factor < slow**0.6, "one half-life: about the square root is left"
     assert node.columns.output[0] < cost
+
+
+def test_one_stall_moves_the_network_little_and_fades():
+    r, node = only_node()
+    dispatch = r.route(request(stream=True), 0.0)
+    r.report(dispatch, Outcome(first_byte=8.0, total=8.1, queue=0.0, prefill=0.02, decode=0.0), 8.1)
+    assert node.network() < 0.12
+    before = node.network()
+    for i in range(120):
+        r.tick(10.0 + i)
+    assert node.network() - 0.1 < 0.5 * (before - 0.1)
+
+
+def test_old_loads_are_not_counted_on():
+    r, node = only_node()
+    r.observe(LoadSeen(load("w", 2, waiting=50, running=4), 0.0), 0.0)
+    assert (node.state.outstanding(1.0), node.state.outstanding(4.0)) == (54, 0)

@@ -1,15 +1,17 @@
 import pytest
 
 from policies.admission import AdmissionConfig
-from policies.config import PolicyConfig
+from policies.config import LowestCostConfig, NearestConfig, P2CConfig, PolicyConfig, RoundRobinConfig
 from policies.reason import Reason
 from policies.records import Curve
 from policies.request import (
     Dispatch,
+    DrainSet,
     Infeasible,
     LoadSeen,
     Outcome,
     ProbeFailed,
+    RoundTrip,
     Selection,
     Shed,
     Sort,
@@ -79,8 +81,9 @@ def test_a_patient_request_is_not_sent_behind_a_long_queue():
     r.observe(LoadSeen(load("far", 2, waiting=500, running=1, backlog=90.0), 0.0), 0.0)
     assert sent_to(r.route(request(), 0.0)) == "near"
     r.observe(LoadSeen(load("near", 2, waiting=500, running=1, backlog=70.0), 0.0), 0.0)
-    shed = r.route(request(when_infeasible=REJECT), 0.0)
+    shed = r.route(request(), 0.0)
     assert (shed.reason, shed.retry_after) == (Reason.OVERLOADED, pytest.approx(10.0, abs=0.1))
+    assert sent_to(r.route(request(patience=100.0), 0.0)) == "far"
 
 
 def test_nobody_in_time_means_the_soonest_unless_rejected():
@@ -154,6 +157,20 @@ def test_sort_prefers_within_what_is_in_time():
     assert sent_to(r.route(request(deadline=5.0, sort=Sort.THROUGHPUT), 0.0)) == "fast"
 
 
+@pytest.mark.parametrize("sort", Sort)
+def test_sort_does_not_overrule_a_refusal(sort):
+    shed = two_regions().route(request(deadline=0.001, sort=sort, when_infeasible=REJECT), 0.0)
+    assert shed.reason is Reason.DEADLINE_INFEASIBLE
+
+
+@pytest.mark.parametrize("config", [NearestConfig(), LowestCostConfig(), P2CConfig(), RoundRobinConfig()])
+def test_balancers_blind_to_deadlines_still_refuse_what_nobody_can_meet(config):
+    r = two_regions(blind=PolicyConfig(balancer=config))
+    hopeless = request(policy="blind", deadline=0.001, when_infeasible=REJECT)
+    assert r.route(hopeless, 0.0).reason is Reason.DEADLINE_INFEASIBLE
+    assert r.route(request(policy="blind", deadline=0.001), 0.0).status is Status.BEST_EFFORT
+
+
 def test_a_repeat_goes_elsewhere_and_is_bounded():
     r = router(*(worker(f"w{i}") for i in range(4)))
     asked, tried = request(deadline=5.0), []
@@ -217,6 +234,18 @@ def test_panic_ignores_health_when_too_little_is_left():
         r.fleet.workers["w2"].health.eject(0.0, r._rng)
     used = {sent_to(r.route(request(), 0.0)) for _ in range(60)}
     assert used == {"w0", "w1", "w2", "w3"}
+    assert r.fleet.panics > 0
+
+
+def test_draining_is_not_bad_health():
+    r = router(*(worker(f"w{i}") for i in range(10)))
+    for i in range(6):
+        r.observe(DrainSet(f"w{i}", True), 0.0)
+    r.fleet.workers["w9"].health.eject(0.0, r._rng)
+    r.observe(RoundTrip("w9", 0.001), 0.0)
+    used = {sent_to(r.route(request(), 0.0)) for _ in range(60)}
+    assert used == {"w6", "w7", "w8"}
+    assert r.fleet.panics == 0
 
 
 def test_all_draining_is_no_capacity():

@@ -94,7 +94,7 @@ class Accounting(RuleBasedStateMachine):
     def nothing_is_negative_or_not_a_number(self):
         for state in self.router.fleet.workers.values():
             assert state.wait(self.now) >= 0.0
-            assert state.outstanding >= 0
+            assert state.outstanding(self.now) >= 0
         for node in self.router.fleet.nodes():
             eta = node.eta(request(output_tokens=10), self.now)
             assert eta.spread >= 0.0
