@@ -11,7 +11,7 @@ import collections
 import functools
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from policies.reason import Reason
@@ -37,6 +37,8 @@ class Slots(Protocol):
 
     @property
     def kv_use(self) -> float: ...
+    @property
+    def taken(self) -> Mapping[int, int]: ...
     def start(self, prompt: Sequence[int], sampling: Any) -> int: ...
     def step(self) -> Sequence[Any]: ...
     def stop(self, slot: int) -> None: ...
@@ -149,6 +151,8 @@ class _Stepped(NamedTuple):
 
     refused: list[tuple[Job, Refused]]
     steps: Sequence[Any]
+    taken: Mapping[int, int]
+    """By slot, the tokens that went into the step."""
     took: float
     kv_use: float
 
@@ -194,15 +198,15 @@ class Slotted:
         return functools.partial(self._step, stops, starts)
 
     def settle(self, outcome: _Stepped, accel: float, now: float) -> None:
-        """Hand out the tokens, charging each job by its tokens: a prompt being read, or one."""
+        """Hand out the tokens, charging each job by the tokens the step took in of it."""
         begun, self._begun, self._starting = self._begun, {}, ()
         self._active |= begun
         for job, refused in outcome.refused:
             end(job, refused, self.tally, now)
-        weights = [1 if job.first is not None else max(job.prompt_tokens, 1) for job in self._active.values()]
-        for job, weight in zip(self._active.values(), weights, strict=True):
-            job.accel += accel * weight / sum(weights)
-        if outcome.steps and max(weights) == 1:
+        taken = outcome.taken
+        for slot, tokens in taken.items():
+            self._active[slot].accel += accel * tokens / sum(taken.values())
+        if taken and max(taken.values()) == 1:
             self.pace += PACE_WEIGHT * (outcome.took - self.pace)
         self.kv_use = outcome.kv_use
         self.tally.calls += 1
@@ -244,8 +248,8 @@ class Slotted:
                 self._begun[self._engine.start(job.work.prompt, job.work.sampling)] = job
             except ValueError as error:
                 refused.append((job, Refused(Reason.BAD_REQUEST, str(error))))
-        steps = self._engine.step() if self._active or self._begun else ()
-        return _Stepped(refused, steps, time.monotonic() - begun_at, self._engine.kv_use)
+        steps = self._engine.step()
+        return _Stepped(refused, steps, self._engine.taken, time.monotonic() - begun_at, self._engine.kv_use)
 
 
 def begin(jobs: Sequence[Job], tally: Tally, now: float) -> None:

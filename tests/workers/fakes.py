@@ -42,13 +42,16 @@ class Bytes:
 class Echo:
     """A slot engine that says its prompt again and again, one token a step.
 
-    `pause` is how long a step takes; while `gate` is closed, steps wait for it. Everything done to it is on record.
+    A step reads at most `chunk` tokens of a prompt and takes `pause` seconds; while `gate` is closed, steps wait for
+    it. Everything done to it is on record.
     """
 
     context = 512
 
-    def __init__(self, slots=2, pause=0.0):
+    def __init__(self, slots=2, pause=0.0, chunk=64):
         self.slots = slots
+        self.chunk = chunk
+        self.taken = {}
         self.pause = pause
         self.gate = threading.Event()
         self.gate.set()
@@ -66,7 +69,7 @@ class Echo:
         if not prompt:
             raise ValueError("the prompt is empty")
         slot = next(slot for slot in range(self.slots) if slot not in self._active)
-        self._active[slot] = [list(prompt), sampling, 0]
+        self._active[slot] = [list(prompt), sampling, 0, len(prompt)]
         self.sampling.append(sampling)
         return slot
 
@@ -75,14 +78,22 @@ class Echo:
         self._active.pop(slot, None)
 
     def step(self):
+        if not self._active:
+            self.taken = {}
+            return []
         assert self.gate.wait(30)
         time.sleep(self.pause)
         if self.broken:
             raise RuntimeError("broken on purpose")
         self.steps += 1
+        self.taken = {}
         steps = []
         for slot, sequence in list(self._active.items()):
-            prompt, sampling, produced = sequence
+            prompt, sampling, produced, pending = sequence
+            self.taken[slot] = min(pending, self.chunk)
+            sequence[3] = max(pending - self.chunk, 1)
+            if pending > self.chunk:
+                continue
             token = prompt[produced % len(prompt)]
             sequence[2] += 1
             done = "stop" if token == END else "length" if sequence[2] >= sampling.max_tokens else None

@@ -163,6 +163,31 @@ def test_text_accelerator_seconds_follow_the_tokens_each_had():
     assert reading.accel == pytest.approx(1.4)
 
 
+def test_a_step_is_charged_by_the_tokens_it_took_and_a_long_prompt_is_read_in_many():
+    runner = Slotted(endpoint(decode=0.5), Echo(slots=2, chunk=4))
+    reading, writing = text([1] * 10, tokens=9), text([2], tokens=9)
+    queue = queued(writing)
+    turn(runner, queue, accel=0.0)
+    queue.push([reading])
+    for accel, read in ((5.0, 4), (5.0, 4), (3.0, 2), (2.0, 1)):
+        before, written = reading.accel, writing.accel
+        turn(runner, queue, accel=accel)
+        assert (reading.accel - before, writing.accel - written) == pytest.approx((read, 1.0))
+    assert len(events(reading)) == 2
+
+
+def test_an_interrupted_prompt_is_charged_for_what_was_read():
+    engine = Echo(slots=2, chunk=4)
+    runner = Slotted(endpoint(), engine)
+    gone, staying = text([1] * 10), text([2], tokens=9)
+    queue = queued(gone, staying)
+    turn(runner, queue, accel=5.0)
+    gone.state = State.ENDED
+    turn(runner, queue, accel=1.0)
+    assert (gone.accel, staying.accel) == pytest.approx((4.0, 2.0))
+    assert runner.tally.accel == pytest.approx(6.0)
+
+
 def test_a_prompt_the_engine_refuses_costs_only_itself():
     runner = Slotted(endpoint(), Echo(slots=2))
     bad, good = text([]), text([3], tokens=1)

@@ -77,6 +77,8 @@ class SlotEngine:
         self.slots = slots
         self.context = self._size.context
         self.vocabulary = self._size.vocabulary
+        self.taken: dict[int, int] = {}
+        """By slot, how many tokens the last step took in: pieces of prompts, or one each. Its time goes by these."""
         self._end = end
         self._rows: list[_Sequence] = []
         self._free = list(range(slots - 1, -1, -1))
@@ -123,8 +125,10 @@ class SlotEngine:
     def step(self) -> list[Step]:
         """Run one batch over all active sequences; one `Step` per sequence that got a token."""
         if not self._rows:
+            self.taken = {}
             return []
         takes = self._takes()
+        self.taken = {sequence.slot: take for sequence, take in zip(self._rows, takes, strict=True)}
         self._reserve(max(sequence.cached for sequence in self._rows))
         feeds, answering = self._feeds(takes)
         logits, keys, values = self._session.run(["logits", "new_keys", "new_values"], feeds)

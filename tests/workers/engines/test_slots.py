@@ -117,6 +117,21 @@ def test_a_prompt_is_read_while_others_go_on(model: Path):
     assert [second in answered for answered in steps] == [False] * (len(steps) - 1) + [True]
 
 
+def test_a_step_says_how_many_tokens_it_took_of_whom(model: Path):
+    engine = SlotEngine(model, END, 2)
+    first = engine.start([3], greedy(2))
+    second = engine.start([4] * 100, greedy(5))
+    engine.step()
+    assert engine.taken == {first: 1, second: slots.CHUNK}
+    engine.step()
+    assert engine.taken == {first: 1, second: 100 - slots.CHUNK}
+    engine.step()
+    assert engine.taken == {second: 1}
+    engine.stop(second)
+    assert engine.step() == []
+    assert engine.taken == {}
+
+
 def test_the_end_token_stops_and_frees_the_slot(model: Path):
     engine = SlotEngine(model, alone(model, [9], greedy(3))[2], 1)
     slot = engine.start([9], Sampling(temperature=0))
