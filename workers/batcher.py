@@ -130,11 +130,10 @@ class Batcher:
         loop = asyncio.get_running_loop()
         try:
             outcome, accel = await loop.run_in_executor(self._thread, timed, call)
+            runner.settle(outcome, accel, self.clock())
         except Exception:
             log.exception("engine of %s failed", runner.lane)
-            runner.fail(self.clock())
-        else:
-            runner.settle(outcome, accel, self.clock())
+            runner.fail(self.clock())  # whatever broke, the engine or our booking: nobody waits for ever
         self.changed.set()
 
     def _touch(self) -> None:

@@ -199,10 +199,11 @@ class Slotted:
 
     def settle(self, outcome: _Stepped, accel: float, now: float) -> None:
         """Hand out the tokens, charging each job by the tokens the step took in of it."""
-        begun, self._begun, self._starting = self._begun, {}, ()
-        self._active |= begun
+        self._active |= self._begun
+        self._begun = {}
         for job, refused in outcome.refused:
             end(job, refused, self.tally, now)
+        self._starting = ()  # not before: until here `fail` must find them
         taken = outcome.taken
         for slot, tokens in taken.items():
             self._active[slot].accel += accel * tokens / sum(taken.values())

@@ -161,17 +161,45 @@ async def test_an_engine_fault_reaches_its_callers_and_the_loop_goes_on(caplog):
     assert "engine of double:fp32 failed" in caplog.text
 
 
-async def test_a_fault_of_ours_is_logged_and_the_loop_goes_on(caplog, monkeypatch):
+async def test_a_fault_in_booking_reaches_its_callers_and_the_loop_goes_on(caplog, monkeypatch):
     entry = tensor_entry()
     settle = entry.runner.settle
     monkeypatch.setattr(entry.runner, "settle", lambda *_: 1 / 0)
     async with batching(entry) as batcher:
-        lost = asyncio.ensure_future(batcher.results([tensor(batcher)]))
-        await until(lambda: "a turn failed" in caplog.text)
+        refused = await asyncio.wait_for(batcher.results([tensor(batcher)]), 2)
+        assert (refused.reason, refused.executed) == (Reason.INTERNAL, True)
+        assert not entry.runner.running
         monkeypatch.setattr(entry.runner, "settle", settle)
         assert isinstance(await batcher.results([tensor(batcher)]), list)
-        lost.cancel()
-        await asyncio.wait([lost])
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_texts_end_whose_booking_broke_half_way(monkeypatch):
+    engine = Echo(slots=3)
+    entry = text_entry(engine)
+    hand_out = entry.runner._hand_out
+    async with batching(entry) as batcher:
+        monkeypatch.setattr(entry.runner, "_hand_out", lambda *_: 1 / 0)
+        jobs = [text(batcher, prompt=()), text(batcher), text(batcher)]
+        batcher.submit(jobs)
+        reasons = [(await asyncio.wait_for(job.events.get(), 2)).reason for job in jobs]
+        assert reasons == [Reason.BAD_REQUEST, Reason.INTERNAL, Reason.INTERNAL]
+        await until(lambda: engine.stopped == [0, 1])
+        monkeypatch.setattr(entry.runner, "_hand_out", hand_out)
+        following = text(batcher)
+        batcher.submit([following])
+        assert await asyncio.wait_for(following.events.get(), 2) == Token(1)
+
+
+async def test_a_fault_of_ours_between_calls_is_logged_and_the_loop_goes_on(caplog, monkeypatch):
+    entry = tensor_entry()
+    plan = entry.runner.plan
+    async with batching(entry) as batcher:
+        monkeypatch.setattr(entry.runner, "plan", lambda *_: 1 / 0)
+        asked = asyncio.ensure_future(batcher.results([tensor(batcher)]))
+        await until(lambda: "a turn failed" in caplog.text)
+        monkeypatch.setattr(entry.runner, "plan", plan)
+        assert isinstance(await asked, list)
 
 
 def test_accelerator_seconds_are_the_calling_threads_cpu_time():
