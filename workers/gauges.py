@@ -8,7 +8,6 @@ read a worker too. Nothing here is on the path of a request but one dictionary w
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -18,7 +17,7 @@ from prometheus_client.registry import Collector
 from policies.records import Load
 from workers.batcher import Batcher
 from workers.queue import Job, Queue
-from workers.runners import Runner, Slotted, seconds
+from workers.runners import Runner, Slotted
 
 MAX_BACKLOG = 3600.0
 """Bound of the record's field; whoever waits an hour is not served by a finer figure."""
@@ -124,14 +123,15 @@ def _left(runner: Runner, now: float) -> float:
         return 0.0
     items = sum(job.items for job in runner.running)
     begun = min(job.started if job.started is not None else now for job in runner.running)
-    return max(seconds(runner.endpoint.curve, items) - (now - begun), 0.0)
+    return max(runner.endpoint.curve.seconds(items=items) - (now - begun), 0.0)
 
 
 def _batch_wait(runner: Runner, waiting: list[Job]) -> float:
     """What waits, in full batches."""
     items = sum(job.items for job in waiting)
-    calls = math.ceil(items / runner.endpoint.max_batch)
-    return calls * runner.endpoint.curve.base + (items - calls) * runner.endpoint.curve.item
+    curve, full = runner.endpoint.curve, runner.endpoint.max_batch
+    calls, rest = divmod(items, full)
+    return calls * curve.seconds(items=full) + (curve.seconds(items=rest) if rest else 0.0)
 
 
 def _slot_wait(runner: Slotted, waiting: list[Job]) -> float:
@@ -143,6 +143,6 @@ def _slot_wait(runner: Slotted, waiting: list[Job]) -> float:
     frees += [0.0] * (runner.slots - len(frees))
     heapq.heapify(frees)
     for job in sorted(waiting, key=lambda job: job.urgency):
-        takes = curve.base + curve.prefill * job.prompt_tokens + runner.pace * job.output_tokens
+        takes = curve.seconds(job.prompt_tokens) + runner.pace * job.output_tokens
         heapq.heapreplace(frees, frees[0] + takes)
     return frees[0]

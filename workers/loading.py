@@ -22,7 +22,7 @@ from workers.engines.slots import SlotEngine
 from workers.engines.text import Sampling, Text
 from workers.manifest import Manifest, ManifestError, Variant, load, read, to_endpoints
 from workers.oip import DTYPES
-from workers.runners import Batched, Slotted, seconds
+from workers.runners import Batched, Slotted
 
 TRIAL_PROMPT = 20
 TRIAL_TOKENS = 16
@@ -78,7 +78,7 @@ def _embedding(folder: Path, manifest: Manifest, variant: Variant) -> Built:
     if manifest.tokenizer is None or manifest.context is None:
         raise ManifestError(f"{folder}: $.tokenizer and $.context are needed for sentence embeddings")
     embedder = Embedder(folder / variant.file, folder / manifest.tokenizer.file, manifest.context)
-    predicted = seconds(variant.curve, prompt_tokens=embedder.count(TRIAL_TEXT))
+    predicted = variant.curve.seconds(prompt_tokens=embedder.count(TRIAL_TEXT))
 
     def entry(endpoint: Endpoint) -> Entry:
         return Entry(endpoint, EMBEDDING, Batched(endpoint, functools.partial(run_sentences, embedder)))
@@ -103,7 +103,7 @@ def _text(folder: Path, manifest: Manifest, variant: Variant) -> Built:
         return Entry(endpoint, TEXT, Slotted(endpoint, engine), text=text, context=engine.context)
 
     # The first token comes with the prompt.
-    predicted = seconds(variant.curve, prompt_tokens=TRIAL_PROMPT, output_tokens=TRIAL_TOKENS - 1)
+    predicted = variant.curve.seconds(prompt_tokens=TRIAL_PROMPT, output_tokens=TRIAL_TOKENS - 1)
     return predicted, trial, entry
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from policies.reason import Reason
-from policies.records import Curve, Endpoint
+from policies.records import Endpoint
 from workers.queue import Job, Queue, Refused, Result, State, Token
 
 log = logging.getLogger(__name__)
@@ -56,11 +56,6 @@ class Tally:
         self.accel = 0.0
         self.queued = 0.0
         self.started = 0
-
-
-def seconds(curve: Curve, items: int = 1, prompt_tokens: int = 0, output_tokens: int = 0) -> float:
-    """What one call for these sizes takes by the service curve (policies/records.py defines the formula)."""
-    return curve.base + curve.item * (items - 1) + curve.prefill * prompt_tokens + curve.decode * output_tokens
 
 
 class Runner(Protocol):
@@ -125,7 +120,7 @@ class Batched:
         self.running = ()
 
     def _takes(self, items: int) -> float:
-        return seconds(self.endpoint.curve, items)
+        return self.endpoint.curve.seconds(items=items)
 
     def _attempt(self, works: Sequence[Any]) -> list[Result | Refused]:
         """On the accelerator thread: one call for all; if that is refused, each alone, so that one bad input costs

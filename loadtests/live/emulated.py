@@ -261,8 +261,7 @@ async def _answer(
 def service(emulated: Emulated, size: int, tokens: int, items: int) -> tuple[float, float]:
     """Seconds until the first token and from there to the last, by the curve; four bytes are taken as a token."""
     curve = emulated.curve
-    prefill = curve.base + curve.item * (items - 1) + curve.prefill * size / 4
-    return prefill * emulated.slow, curve.decode * max(0, tokens - 1) * emulated.slow
+    return curve.seconds(size / 4, items=items) * emulated.slow, curve.decode * max(0, tokens - 1) * emulated.slow
 
 
 def _generates(path: str) -> bool:

@@ -6,7 +6,7 @@ from policies.reason import Reason
 from tests.workers.fakes import END, Doubler, Echo, endpoint
 from workers.engines.text import Sampling
 from workers.queue import Job, Queue, Refused, Result, State, Token
-from workers.runners import Batched, Generation, Slotted, seconds
+from workers.runners import Batched, Generation, Slotted
 
 
 def items(values, deadline=math.inf):
@@ -41,11 +41,6 @@ def events(job):
 
 def double(works):
     return [[value * 2 for value in work] for work in works]
-
-
-def test_seconds_is_the_formula_of_the_record():
-    served = endpoint(base=1.0, item=0.1, prefill=0.01, decode=0.5)
-    assert seconds(served.curve, 3, 10, 2) == pytest.approx(1.0 + 0.2 + 0.1 + 1.0)
 
 
 def test_a_batch_takes_what_waits_up_to_max_batch_and_answers_each():
