@@ -94,7 +94,8 @@ async def run(catalog: Catalog, config: ServeConfig, announce: Announce, stop: S
     try:
         worker = record(config.placement, boot=boot, address=address, endpoints=endpoints)
         gauges.worker_id = worker.id
-        lease = leased(config.placement, worker, gauges.load, batcher.changed)
+        if config.placement.redis:
+            lease = leased(config.placement, worker, gauges.load, batcher.changed)
         async with asyncio.TaskGroup() as background:
             tasks = [background.create_task(batcher.run())]
             if lease is not None:
@@ -133,13 +134,10 @@ async def drain(batcher: Batcher, server: Server, seconds: float, stop: Stop) ->
     now.cancel()
 
 
-def leased(
-    placement: Placement, worker: Worker, load: Callable[[], Load | None], changed: asyncio.Event
-) -> Lease | None:
+def leased(placement: Placement, worker: Worker, load: Callable[[], Load | None], changed: asyncio.Event) -> Lease:
     """The lease of a worker that is to be registered."""
+    assert placement.redis
     key_id, sign = load_key(placement.key) if placement.key else ("", None)
-    if not placement.redis:
-        return None
     return Lease(connect(placement.redis), worker, load, changed, random.SystemRandom(), key_id, sign)
 
 
@@ -176,10 +174,8 @@ async def attach(config: AttachConfig, announce: Announce) -> None:
         sidecar = Sidecar(adapter, worker.id, boot)
         lease = leased(config.placement, worker, sidecar.load, sidecar.changed)
         async with asyncio.TaskGroup() as background:
-            tasks = [background.create_task(sidecar.run())]
-            if lease is not None:
-                tasks.append(background.create_task(lease.run()))
-            tasks.append(background.create_task(ready(lease, url, announce)))
+            work = (sidecar.run(), lease.run(), ready(lease, url, announce))
+            tasks = [background.create_task(each) for each in work]
             await stop.asked.wait()
             for task in tasks:
                 task.cancel()

@@ -30,7 +30,6 @@ class Sidecar:
     def __init__(self, adapter: Adapter, worker_id: str, boot: str, interval: float = HEARTBEAT_SECONDS) -> None:
         self.changed = asyncio.Event()
         """Set after every round of questions; the lease clears it."""
-        self.well = asyncio.Event()
         self._adapter = adapter
         self._worker_id = worker_id
         self._boot = boot
@@ -72,10 +71,8 @@ class Sidecar:
         self._failures = 0 if healthy else before + 1
         if healthy and before >= SICK_AFTER:
             log.info("engine is healthy")
-            self.well.set()
         elif self._failures == SICK_AFTER:
             log.warning("engine is sick: giving up its lease until it is well")
-            self.well.clear()
         self.changed.set()
 
     async def _healthy(self) -> bool:
