@@ -126,6 +126,44 @@ def read_headers(request: web.Request, now: float) -> Call | Refused:
     return Call(request_id, now, deadline, request.headers.get(VARIANT_HEADER, ""))
 
 
+class Connection(web.RequestHandler):
+    """One connection. What the framework refuses before it is a request gets the one error shape too."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self, server: web.Server, error: Callable[[web.BaseRequest, Refused], web.Response]) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=KEEP_ALIVE,
+            access_log=None,  # type: ignore[arg-type]  # as its code and documents allow
+            auto_decompress=False,
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_LINE,
+            max_headers=MAX_HEADERS,
+        )
+        self._error = error
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Bytes that are no HTTP, or a fault of the framework: without the framework's text, which repeats them."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer is on its way already") from exc
+        if status < 500:
+            log.debug("not a request: %r", message)
+            response = self._error(request, Refused(Reason.BAD_FRAMING))
+        else:
+            log.error("the framework failed", exc_info=exc)
+            response = self._error(request, Refused(Reason.INTERNAL, "The worker failed.", executed=True))
+        response.force_close()
+        return response
+
+
 class Server:
     """Listens on one port and answers every request, with a reply of a surface or an error body."""
 
@@ -140,30 +178,25 @@ class Server:
         app.router.add_get("/metrics", self._metrics)
         for route in routes:
             app.router.add_route(route.method, route.path, functools.partial(self._serve, route.answer))
-        self._runner = web.AppRunner(
-            app,
-            handler_cancellation=True,
-            keepalive_timeout=KEEP_ALIVE,
-            access_log=None,
-            auto_decompress=False,
-            max_line_size=MAX_LINE,
-            max_field_size=MAX_LINE,
-            max_headers=MAX_HEADERS,
-            shutdown_timeout=1.0,
-        )
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1.0)
+        self._listener: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port, which matters when 0 was asked for."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, reuse_address=True, backlog=1024)
-        await site.start()
-        return int(self._runner.addresses[0][1])
+        assert self._runner.server is not None
+        connection = functools.partial(Connection, self._runner.server, self._error)
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(connection, host, port, reuse_address=True, backlog=1024)
+        return int(self._listener.sockets[0].getsockname()[1])
 
     async def idle(self) -> None:
         """Wait until no request is in flight."""
         await self._idle.wait()
 
     async def close(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
         await self._runner.cleanup()
 
     async def _serve(self, answer: Answer, request: web.Request) -> web.StreamResponse:
@@ -205,7 +238,7 @@ class Server:
             log.exception("a request failed")
             return self._error(request, Refused(Reason.INTERNAL, "The worker failed.", executed=True))
 
-    def _error(self, request: web.Request, refused: Refused, request_id: str = "") -> web.Response:
+    def _error(self, request: web.BaseRequest, refused: Refused, request_id: str = "") -> web.Response:
         """A refusal as a response. Only what another worker could do better is marked as not executed."""
         meaning = TABLE[refused.reason]
         given = request.headers.get("x-request-id", "")

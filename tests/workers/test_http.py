@@ -108,6 +108,31 @@ async def test_a_body_that_is_too_large_is_refused_before_it_is_sent():
         await writer.wait_closed()
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"s3cr\xe9t\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\ns3cret \x01: 1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: s3cret\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nx-big: " + b"s3cret" * 2000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"s3cret: 1\r\n" * 101 + b"\r\n",
+    ],
+    ids=["no http", "header", "length", "long", "many"],
+)
+async def test_bytes_that_are_no_http_get_the_same_shape_and_nothing_of_theirs_back(sent, caplog):
+    async with serving(tensor_entry()) as bench:
+        reader, writer = await asyncio.open_connection("127.0.0.1", bench.port)
+        writer.write(sent)
+        head, _, body = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+    assert head.split()[1] == b"400"
+    assert b"Content-Type: application/json" in head
+    assert json.loads(body)["error"]["code"] == "bad_framing"
+    assert b"s3cr" not in body
+    assert "Traceback" not in caplog.text, "anyone could fill the log"
+
+
 async def test_a_chunked_body_that_grows_too_large_is_refused(client):
     async def chunks():
         for _ in range(MAX_BODY // 65536 + 1):
