@@ -119,7 +119,7 @@ class Verifier:
         self._signers = {
             key.id: _Signer(
                 Ed25519PublicKey.from_public_bytes(base64.b64decode(key.public_key, validate=True)),
-                Scope(key.workers, key.regions, key.models),
+                Scope(key.workers, key.regions, key.models, key.addresses),
             )
             for key in config.registry.keys
         }

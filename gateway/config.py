@@ -23,7 +23,7 @@ from gateway.configfile import ConfigError as ConfigError  # what `load` and `ch
 from policies.config import PolicyConfig
 from policies.estimate import CLASSES
 from policies.health import HealthConfig
-from policies.records import Id
+from policies.records import Id, allowed_address
 from policies.request import Infeasible
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -74,6 +74,9 @@ class WorkerKey(_Section, frozen=True):
     workers: tuple[Glob, ...] = ("*",)
     regions: tuple[Glob, ...] = ("*",)
     models: tuple[Glob, ...] = ("*",)
+    addresses: tuple[str, ...] = ()
+    """Where its workers may listen: CIDR ranges, each perhaps with a port (`10.1.2.0/24:9000`). Empty for any address
+    or name, link-local ones excepted: then whoever holds the key says where prompts are sent."""
 
 
 class AuthConfig(_Section, frozen=True):
@@ -303,6 +306,12 @@ def _check_keys(config: GatewayConfig) -> None:
             size = 0
         if size != 32:
             raise ConfigError(f"$.registry.keys[{index}].public_key", "not an Ed25519 key: base64 of 32 bytes")
+        for place, rule in enumerate(key.addresses):
+            try:
+                allowed_address(rule)
+            except ValueError as error:
+                fix = "write a CIDR range such as 10.0.0.0/8 or 10.1.2.0/24:9000"
+                raise ConfigError(f"$.registry.keys[{index}].addresses[{place}]", f"{error}: {fix}") from None
 
 
 def _check_routes(config: GatewayConfig) -> None:

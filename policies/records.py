@@ -11,6 +11,8 @@ from __future__ import annotations
 import base64
 import binascii
 import fnmatch
+import ipaddress
+import re
 from collections.abc import Callable
 from typing import Annotated
 
@@ -142,17 +144,75 @@ class Scope(msgspec.Struct, frozen=True):
     workers: tuple[str, ...] = ("*",)
     regions: tuple[str, ...] = ("*",)
     models: tuple[str, ...] = ("*",)
+    addresses: tuple[str, ...] = ()
+    """Where its workers may listen, as `allowed_address` reads it: CIDR ranges, each perhaps with a port. Host names
+    need an empty list, which allows any address but link-local ones."""
 
     def covers(self, worker: Worker) -> bool:
         return (
             _matches(worker.id, self.workers)
             and _matches(worker.region, self.regions)
             and all(_matches(e.model, self.models) for e in worker.endpoints)
+            and self._reaches(worker.address)
         )
+
+    def _reaches(self, address: str) -> bool:
+        """Prompts and probes go where a record says, so that an address is a permission like a region."""
+        host, _, port = address.rpartition(":")
+        ip = _literal(host)
+        if any(_inside(ip, int(port), *allowed_address(rule)) for rule in self.addresses):
+            return True
+        if self.addresses or (ip is None and _NUMERIC.fullmatch(host.rstrip(".").rpartition(".")[2])):
+            return False  # a name that ends in a number is read as an address by resolvers: 0xa9fea9fe, 127.1
+        return ip is None or not any(ip in network for network in LINK_LOCAL)
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(name, p) for p in patterns)
+
+
+Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+LINK_LOCAL = tuple(map(ipaddress.ip_network, ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")))
+"""Where clouds answer with a machine's own credentials (the last is AWS's over IPv6). Nobody serves models there."""
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
+_NUMERIC = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
+
+
+def allowed_address(rule: str) -> tuple[Network, int | None]:
+    """Read `10.0.0.0/8`, `10.1.2.3:9000`, `10.1.2.0/24:9000`, `fd00::/8` or `[fd00::/8]:9000`. Raises ValueError."""
+    if rule.startswith("["):
+        network, bracket, rest = rule[1:].partition("]")
+        if not bracket or not rest.startswith(":"):
+            raise ValueError(f"{rule!r} has no port after its bracket")
+        port = rest[1:]
+    elif rule.count(":") == 1:
+        network, _, port = rule.partition(":")
+    else:
+        return ipaddress.ip_network(rule), None
+    if not _PORT.fullmatch(port) or int(port) > 65535:
+        raise ValueError(f"{port!r} is not a port")
+    return ipaddress.ip_network(network), int(port)
+
+
+def _inside(ip: Ip | None, port: int, network: Network, only: int | None) -> bool:
+    return ip is not None and ip in network and only in (None, port)
+
+
+def _literal(host: str) -> Ip | None:
+    """The address a host is, with IPv4 taken out of its IPv6 forms; None for a name."""
+    try:
+        ip = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return None
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return ip.ipv4_mapped
+        if ip in _NAT64:
+            return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -196,18 +256,20 @@ def open_worker(raw: bytes, verify: Verify | None) -> Worker | Rejected:
     try:
         envelope = _envelope_decoder.decode(raw)
         record = envelope.record.encode()
-        scope = None
+        scope = Scope()
         if verify is not None:
             if not envelope.sig:
                 return Rejected("unsigned")
-            scope = verify(envelope.key, record, base64.b64decode(envelope.sig, validate=True))
-            if scope is None:
+            granted = verify(envelope.key, record, base64.b64decode(envelope.sig, validate=True))
+            if granted is None:
                 return Rejected("signature", f"key {envelope.key!r:.80}")
+            scope = granted
         worker = _worker_decoder.decode(record)
     except (msgspec.MsgspecError, binascii.Error, UnicodeError) as error:
         return Rejected("parse", str(error))
-    if scope is not None and not scope.covers(worker):
-        return Rejected("scope", f"key {envelope.key!r:.80} may not register worker {worker.id!r}")
+    if not scope.covers(worker):
+        where = f"{worker.id!r} at {worker.address:.80}"
+        return Rejected("scope", f"key {envelope.key!r:.80} may not register worker {where}")
     return worker
 
 

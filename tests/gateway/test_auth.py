@@ -128,10 +128,10 @@ def test_no_keys_no_verifier():
 
 def test_signatures():
     private, public = signing()
-    verify = verifier(config(public, regions=("eu-*",)))
+    verify = verifier(config(public, regions=("eu-*",), addresses=("10.0.0.0/8",)))
     assert verify is not None
     good = private.sign(b"record")
-    assert verify("k1", b"record", good) == Scope(("*",), ("eu-*",), ("*",))
+    assert verify("k1", b"record", good) == Scope(("*",), ("eu-*",), ("*",), ("10.0.0.0/8",))
     assert verify("k1", b"recorD", good) is None
     assert verify("k2", b"record", good) is None
     assert verify("k1", b"record", b"") is None

@@ -113,6 +113,12 @@ def test_the_presets_shipped():
         ("decision_headers: sometimes\n", 1, "$.decision_headers", "`on_request`"),
         ("auth:\n  clients:\n  - {id: a, hash: zz}\n", 3, "$.auth.clients[0].hash", "{64}"),
         ("registry:\n  keys:\n  - {id: a, public_key: zz}\n", 3, "$.registry.keys[0].public_key", "32 bytes"),
+        (
+            f"registry:\n  keys:\n  - id: a\n    public_key: {'A' * 43}=\n    addresses: [10.0.0.0/8, gpu]\n",
+            5,
+            "$.registry.keys[0].addresses[1]",
+            "10.1.2.0/24:9000",
+        ),
         ("regions:\n  eu: {url: 'https://a', latitude: 91, longitude: 0}\n", 2, "$.regions.eu.latitude", "<= 90"),
     ],
 )

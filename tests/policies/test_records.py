@@ -37,6 +37,93 @@ def test_a_key_registers_only_what_its_scope_covers(scope):
     assert records.open_worker(sealed, keyed(scope=scope)).kind == "scope"
 
 
+METADATA = [
+    "169.254.169.254:80",
+    "[::ffff:a9fe:a9fe]:80",
+    "[64:ff9b::a9fe:a9fe]:80",
+    "[fe80::1]:80",
+    "[fd00:ec2::254]:80",
+    "2852039166:80",
+    "0xa9fea9fe:80",
+    "0251.0376.0251.0376:80",
+    "169.254.43518:80",
+    "169.254.169.254.:80",
+]
+"""The addresses where clouds hand out credentials, in every form that some resolver understands."""
+
+
+@pytest.mark.parametrize("address", METADATA)
+@pytest.mark.parametrize("scope", [Scope(), Scope(addresses=("10.0.0.0/8",))])
+def test_no_worker_stands_at_a_link_local_address(address, scope):
+    sealed = records.seal_worker(worker("a", address=address), "k", lambda _: b"s")
+    assert records.open_worker(sealed, keyed(scope=scope)).kind == "scope"
+    assert records.open_worker(sealed, None).kind == "scope"
+
+
+def test_a_link_local_worker_may_be_listed():
+    sealed = records.seal_worker(worker("a", address="169.254.7.7:80"), "k", lambda _: b"s")
+    assert not isinstance(records.open_worker(sealed, keyed(scope=Scope(addresses=("169.254.7.0/24",)))), Rejected)
+
+
+@pytest.mark.parametrize("address", ["10.9.9.9:1", "127.0.0.1:1", "[::1]:1", "worker-1:9000", "gpu.example.com:9000"])
+def test_without_a_list_a_worker_stands_anywhere(address):
+    sealed = records.seal_worker(worker("a", address=address), "k", lambda _: b"s")
+    assert not isinstance(records.open_worker(sealed, keyed()), Rejected)
+
+
+LISTED = Scope(addresses=("10.1.0.0/16", "192.0.2.7:9000", "192.0.2.128/25:9001", "fd01::/16", "[2001:db8::/32]:9000"))
+
+
+@pytest.mark.parametrize(
+    ("address", "covered"),
+    {
+        "10.1.2.3:1": True,
+        "10.2.0.1:1": False,
+        "192.0.2.7:9000": True,
+        "192.0.2.7:9001": False,
+        "192.0.2.129:9001": True,
+        "[fd01::1]:5": True,
+        "[2001:db8::1]:9000": True,
+        "[2001:db8::1]:22": False,
+        "[::ffff:a01:203]:1": True,
+        "[::ffff:a02:1]:1": False,
+        "[64:ff9b::a02:1]:1": False,
+        "[::1]:1": False,
+        "0.0.0.0:1": False,
+        "127.0.0.1:1": False,
+        "gpu.example.com:9000": False,
+        "localhost:9000": False,
+        "167837955:1": False,  # 10.1.2.3 for inet_aton
+        "012.1.2.3:1": False,
+        "0x0a010203:1": False,
+        "10.1.515:1": False,
+    }.items(),
+)
+def test_listed_addresses_are_the_only_ones(address, covered):
+    sealed = records.seal_worker(worker("a", address=address), "k", lambda _: b"s")
+    opened = records.open_worker(sealed, keyed(scope=LISTED))
+    assert isinstance(opened, Rejected) is not covered
+    assert covered or opened.kind == "scope"
+
+
+@pytest.mark.parametrize(
+    "address", ["10.1.2.3@evil.example:80", "user:pw@10.1.2.3:80", "[::ffff:10.1.2.3]:80", "10.1.2.3"]
+)
+def test_userinfo_and_mixed_notation_are_no_addresses(address):
+    record = json.loads(msgspec.json.encode(worker("a"))) | {"address": address}
+    envelope = json.dumps({"record": json.dumps(record)}).encode()
+    assert records.open_worker(envelope, None).kind == "parse"
+
+
+@pytest.mark.parametrize(
+    "rule", ["", "10.0.0.1/8", "10.0.0.0/33", "host", "host:80", "10.0.0.0/8:", "10.0.0.0/8:0", "10.0.0.0/8:99999",
+             "10.0.0.0/8:+1", "[fd00::/8]", "[fd00::/8", "[fd00::/8]80", "[::1]:", "0x0a000001"]
+)  # fmt: skip
+def test_bad_ranges_are_refused(rule):
+    with pytest.raises(ValueError, match=r"."):
+        records.allowed_address(rule)
+
+
 def test_unknown_fields_of_newer_workers_are_ignored():
     record = json.loads(msgspec.json.encode(worker("a"))) | {"from_the_future": 1}
     envelope = json.dumps({"record": json.dumps(record)}).encode()
