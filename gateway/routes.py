@@ -110,7 +110,6 @@ class Routes:
             prompt_tokens=body.prompt_tokens,
             output_tokens=tokens,
             items=body.items,
-            body_bytes=body.bytes,
             reply_bytes=_reply_bytes(body, tokens),
             stream=body.stream,
             quality=max(config.quality.want, floor),
