@@ -16,7 +16,7 @@ from loadtests import demo as demonstration
 from loadtests import report, scenario
 from loadtests.live.client import Client
 from loadtests.processes import ChildError
-from loadtests.workload import Arrivals, Call, Kind, Workload
+from loadtests.workload import Arrivals, Kind, Surface, Workload
 
 PORT = click.IntRange(0, 65535)
 
@@ -62,28 +62,28 @@ def demo(
 )
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True)
 @click.option("--model", default="tinychat", show_default=True)
-@click.option("--call", type=click.Choice([call.value for call in Call]), default="chat", show_default=True)
+@click.option("--surface", type=click.Choice([surface.value for surface in Surface]), default="chat", show_default=True)
 @click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True), help="None unless given.")
 @click.option("--arrivals", type=click.Choice([kind.value for kind in Arrivals]), default="poisson", show_default=True)
 @click.option("--seed", default=1, show_default=True)
 @click.option("--key", envvar="ISOCHRONE_API_KEY", default="", help="API key; or the variable ISOCHRONE_API_KEY.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def load(
-    url: str, rate: float, seconds: float, model: str, call: str, deadline_ms: float | None, arrivals: str,
+    url: str, rate: float, seconds: float, model: str, surface: str, deadline_ms: float | None, arrivals: str,
     seed: int, key: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Send requests to the gateway at URL at a fixed RATE, whatever becomes of them, and report what came back."""
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
         raise click.BadParameter("http://HOST:PORT was expected", param_hint="URL")
-    kind = Kind(name=call, call=Call(call), model=model, deadline=deadline_ms and deadline_ms / 1e3)
+    kind = Kind(name=surface, surface=Surface(surface), model=model, deadline=deadline_ms and deadline_ms / 1e3)
     workload = Workload(kinds=(kind,), rate=rate, arrivals=Arrivals(arrivals))
     sent = asyncio.run(_send(parts.hostname, parts.port or 80, key, workload, max(1, round(rate * seconds)), seed))
     summary = report.summarise(sent)
     if as_json:
         click.echo(msgspec.json.encode(summary).decode())
     else:
-        report.screen().print(report.side_by_side({f"{call} {model}": summary}, "requests for"))
+        report.screen().print(report.side_by_side({f"{surface} {model}": summary}, "requests for"))
         for error, count in sorted(report.errors(sent).items()):
             click.echo(f"{count} x {error}")
     sys.exit(0 if summary.ok == summary.requests else 1)

@@ -1,4 +1,4 @@
-"""`isochrone demo`: the embedded fleet, where to point a client, and a live table of its nodes.
+"""`isochrone demo`: the embedded fleet, where to point a client, and a live table of its workers.
 
 It only starts and watches processes; everything it shows it asks the gateways for. `--once` runs the showcase
 instead of waiting. However it ends, the children end with it.
@@ -65,7 +65,7 @@ def run(wanted: Wanted) -> int:
 
 
 def show_until_interrupted(fleet: Embedded, console: Console) -> int:
-    """Print where to point a client, then keep a table of the nodes up to date. Raises ChildError."""
+    """Print where to point a client, then keep a table of the workers up to date. Raises ChildError."""
     console.print(invitation(fleet.gateways), highlight=False, soft_wrap=True)
     try:
         with Live(console=console, auto_refresh=False, transient=not console.is_terminal) as live:
@@ -83,7 +83,7 @@ def show_until_interrupted(fleet: Embedded, console: Console) -> int:
 def current_tables(fleet: Embedded) -> list[Table]:
     """A table per gateway; none while one does not answer, and whether it died is `check`'s to say."""
     try:
-        return [nodes_table(gateway.region, nodes(gateway)) for gateway in fleet.gateways]
+        return [workers_table(gateway.region, nodes(gateway)) for gateway in fleet.gateways]
     except OSError:
         return []
 
@@ -98,7 +98,7 @@ def show_once(fleet: Embedded, wanted: Wanted, console: Console) -> int:
         for policy in (showcase.OURS, *showcase.OTHERS):
             bar = progress.add_task(policy, total=wanted.requests)
             gateway = home if policy == showcase.OURS else fleet.start_gateway(home.region, policy=policy)
-            fleet.await_nodes(gateway)
+            fleet.await_workers(gateway)
             runs[policy] = asyncio.run(
                 showcase.showcase(gateway, wanted.requests, lambda bar=bar: progress.advance(bar))  # type: ignore[misc]
             )
@@ -142,7 +142,7 @@ def invitation(gateways: Sequence[Gateway]) -> str:
     return "\n".join(lines)
 
 
-def nodes_table(region: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+def workers_table(region: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """The workers as one gateway sees them, the nearest first; the nodes of one worker share its row."""
     table = Table(title=f"the fleet, seen from {region}", title_justify="left")
     for column in ("worker", "region", "serves", "state"):

@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 
 from loadtests import scenario as scenarios
 from loadtests.processes import Child, ChildError, end_all, free_ports, isochrone
-from loadtests.scenario import NodePlan, Scenario
+from loadtests.scenario import Scenario, WorkerPlan
 
 START_SECONDS = 90.0
 """Loading six models on two busy cores took 15 s; a machine six times slower still starts."""
@@ -85,13 +85,13 @@ class Embedded:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def start(self, gateways: Sequence[Ports]) -> None:
-        """Start everything and wait until every gateway knows every node. Raises ChildError."""
+        """Start everything and wait until every gateway knows every worker. Raises ChildError."""
         self.start_redis()
-        self.start_nodes()
+        self.start_workers()
         for region, ports in zip(self.scenario.gateways, gateways, strict=False):
             self.start_gateway(region, ports)
         for gateway in self.gateways:
-            self.await_nodes(gateway)
+            self.await_workers(gateway)
 
     def start_redis(self) -> None:
         if self.redis is None:
@@ -101,17 +101,17 @@ class Embedded:
         else:
             self._say(f"registry   {self.redis} (given)")
 
-    def start_nodes(self) -> None:
+    def start_workers(self) -> None:
         """The WAN and the workers behind it. Workers load their models at the same time."""
-        nodes = self.scenario.nodes
-        ports = dict(zip((node.id for node in nodes), free_ports(len(nodes)), strict=True))
+        plans = self.scenario.workers
+        ports = dict(zip((plan.id for plan in plans), free_ports(len(plans)), strict=True))
         listens = self.start_wan(ports)
-        for node in nodes:
-            self.start_worker(node, ports[node.id], listens[node.id])
-        for node in nodes:
-            self.workers[node.id].wait_ready(START_SECONDS)
+        for plan in plans:
+            self.start_worker(plan, ports[plan.id], listens[plan.id])
+        for plan in plans:
+            self.workers[plan.id].wait_ready(START_SECONDS)
             self._say(
-                f"worker     {node.id:8} {node.region:16} {'/'.join(node.variants):5} ${node.usd_per_hour:.2f} an hour"
+                f"worker     {plan.id:8} {plan.region:16} {'/'.join(plan.variants):5} ${plan.usd_per_hour:.2f} an hour"
             )
 
     def start_wan(self, ports: Mapping[str, int]) -> dict[str, str]:
@@ -124,16 +124,16 @@ class Embedded:
         self._say(f"network    {len(self.scenario.regions)} regions, delays of real round trips (control {self.wan})")
         return {name: proxy["listen"] for name, proxy in fetch(f"{self.wan}/proxies").items()}
 
-    def start_worker(self, node: NodePlan, port: int, advertise: str) -> Child:
+    def start_worker(self, plan: WorkerPlan, port: int, advertise: str) -> Child:
         assert self.redis is not None
         command = isochrone(
-            "worker", "serve", "--id", node.id, "--region", node.region, "--zone", node.zone, "--cloud", node.cloud,
-            "--accelerator", node.accelerator, "--power-watts", str(node.power_watts),
-            "--price-hour", str(node.usd_per_hour), "--egress-gb", str(node.egress_usd_per_gb),
-            *(f"--model={model}" for model in node.models), "--variants", ",".join(node.variants),
+            "worker", "serve", "--id", plan.id, "--region", plan.region, "--zone", plan.zone, "--cloud", plan.cloud,
+            "--accelerator", plan.accelerator, "--power-watts", str(plan.power_watts),
+            "--price-hour", str(plan.usd_per_hour), "--egress-gb", str(plan.egress_usd_per_gb),
+            *(f"--model={model}" for model in plan.models), "--variants", ",".join(plan.variants),
             "--host", "127.0.0.1", "--port", str(port), "--advertise", advertise, "--redis", self.redis,
         )  # fmt: skip
-        child = self.workers[node.id] = self.spawn(node.id, command, ONE_THREAD)
+        child = self.workers[plan.id] = self.spawn(plan.id, command, ONE_THREAD)
         return child
 
     def start_gateway(
@@ -186,9 +186,9 @@ class Embedded:
         place = self.scenario.regions[region]
         return {"url": url, "latitude": place.latitude, "longitude": place.longitude}
 
-    def await_nodes(self, gateway: Gateway, count: int | None = None) -> None:
+    def await_workers(self, gateway: Gateway, count: int | None = None) -> None:
         """Wait until a gateway has measured every worker (or `count` of them) well enough to predict by it."""
-        wanted = count if count is not None else len(self.scenario.nodes)
+        wanted = count if count is not None else len(self.scenario.workers)
         until = time.monotonic() + START_SECONDS
         while True:
             self.check()

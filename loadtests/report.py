@@ -31,7 +31,8 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 0
     error: str = ""
     request_id: str = ""
-    node: str = ""
+    worker: str = ""
+    """Who answered: the reply's `x-route-node`."""
     region: str = ""
     variant: str = ""
     predicted: float | None = None
@@ -51,6 +52,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     in_deadline: int
     cost_usd: float
     by_node: dict[str, int]
+    """Requests by the worker that answered."""
     p50_s: float
     p99_s: float
 
@@ -69,7 +71,7 @@ def summarise(sent: Sequence[Sent]) -> Summary:
         ok=sum(one.ok for one in sent),
         in_deadline=sum(one.in_deadline for one in sent),
         cost_usd=sum(one.cost for one in sent),
-        by_node=dict(sorted(Counter(one.node for one in sent if one.node).items())),
+        by_node=dict(sorted(Counter(one.worker for one in sent if one.worker).items())),
         p50_s=percentile(took, 0.50),
         p99_s=percentile(took, 0.99),
     )
@@ -99,7 +101,7 @@ def usd_a_million(usd: float) -> str:
 def requests_table(sent: Sequence[Sent], title: str) -> Table:
     """One row per request, in the order they were sent."""
     table = Table(title=title, title_justify="left")
-    for column in ("#", "request", "node", "region", "variant"):
+    for column in ("#", "request", "worker", "region", "variant"):
         table.add_column(column, no_wrap=True)
     for column in ("deadline", "predicted", "real", "$ a million"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -109,7 +111,7 @@ def requests_table(sent: Sequence[Sent], title: str) -> Table:
         table.add_row(
             str(one.number),
             one.kind,
-            one.node or f"[red]{one.error or one.status}[/red]",
+            one.worker or f"[red]{one.error or one.status}[/red]",
             one.region,
             one.variant,
             milliseconds(one.deadline) if one.deadline is not None else "none",
@@ -127,7 +129,7 @@ def side_by_side(runs: Mapping[str, Summary], what: str = "policy", title: str |
     table.add_column(what, no_wrap=True)
     for column in ("requests", "answered", "in deadline", "$ a million", "p50", "p99"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("nodes")
+    table.add_column("workers", no_wrap=True)
     for name, run in runs.items():
         table.add_row(
             name,
@@ -137,7 +139,7 @@ def side_by_side(runs: Mapping[str, Summary], what: str = "policy", title: str |
             usd_a_million(run.cost_usd / max(1, run.requests)),
             milliseconds(run.p50_s),
             milliseconds(run.p99_s),
-            " ".join(f"{node}:{count}" for node, count in run.by_node.items()),
+            " ".join(f"{worker}:{count}" for worker, count in run.by_node.items()),
         )
     return table
 

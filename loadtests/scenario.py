@@ -1,4 +1,4 @@
-"""A scenario: the regions, the round trips between them, the nodes and the routes of one small world.
+"""A scenario: the regions, the round trips between them, the workers and the routes of one small world.
 
 Read from YAML into frozen structs; an unknown key or a bad value is refused with the path of the field. The demo,
 the live tests and the WAN proxy all start from it. The one shipped is `scenarios/demo.yaml`.
@@ -28,7 +28,7 @@ class ScenarioError(Exception):
 
 
 class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A place with nodes and perhaps a gateway."""
+    """A place with workers and perhaps a gateway."""
 
     source_address: str
     """The loopback address traffic from this region leaves from: how the WAN proxy tells regions apart."""
@@ -39,7 +39,7 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     local_jitter_ms: NotNegative = 0.0
 
 
-class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Leg(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The way between two regions, the same in both directions."""
 
     between: tuple[str, str]
@@ -48,7 +48,7 @@ class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Each direction waits rtt/2 plus or minus up to half of this."""
 
 
-class NodePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class WorkerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A worker to start."""
 
     id: str
@@ -64,40 +64,40 @@ class NodePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One world. Every pair of regions has exactly one link; every node stands in a known region."""
+    """One world. Every pair of regions has exactly one leg; every worker stands in a known region."""
 
     name: str
     seed: int = 1
     regions: dict[str, Region]
-    links: tuple[Link, ...]
+    legs: tuple[Leg, ...]
     gateways: Annotated[tuple[str, ...], Meta(min_length=1)]
     """Regions that get a gateway, in the order `--gateways N` takes them."""
-    nodes: Annotated[tuple[NodePlan, ...], Meta(min_length=1)]
+    workers: Annotated[tuple[WorkerPlan, ...], Meta(min_length=1)]
     routes: tuple[dict[str, Any], ...] = ()
     """As in gateway.yaml; the gateway itself checks them."""
 
     def __post_init__(self) -> None:
         known = set(self.regions)
         _refuse_unknown("gateways", self.gateways, known)
-        _refuse_unknown("nodes", (node.region for node in self.nodes), known)
-        _refuse_unknown("links", (end for link in self.links for end in link.between), known)
-        _refuse_twice("nodes", (node.id for node in self.nodes))
+        _refuse_unknown("workers", (worker.region for worker in self.workers), known)
+        _refuse_unknown("legs", (end for leg in self.legs for end in leg.between), known)
+        _refuse_twice("workers", (worker.id for worker in self.workers))
         _refuse_twice("regions", (region.source_address for region in self.regions.values()))
         for name, region in self.regions.items():
             if not ipaddress.ip_address(region.source_address).is_loopback:
                 raise ValueError(f"region {name!r}: source_address {region.source_address} is not a loopback address")
         pairs = {frozenset((a, b)) for a in known for b in known if a != b}
-        linked = Counter(frozenset(link.between) for link in self.links)
-        for pair in pairs | set(linked):
-            if linked[pair] != 1:
-                raise ValueError(f"links: {linked[pair]} links join {sorted(pair)}, one was expected")
+        joined = Counter(frozenset(leg.between) for leg in self.legs)
+        for pair in pairs | set(joined):
+            if joined[pair] != 1:
+                raise ValueError(f"legs: {joined[pair]} legs join {sorted(pair)}, one was expected")
 
     def round_trip(self, a: str, b: str) -> tuple[float, float]:
         """Round trip and its jitter between two regions, in seconds."""
         if a == b:
             return self.regions[a].local_rtt_ms / 1e3, self.regions[a].local_jitter_ms / 1e3
-        link = next(link for link in self.links if set(link.between) == {a, b})
-        return link.rtt_ms / 1e3, link.jitter_ms / 1e3
+        leg = next(leg for leg in self.legs if set(leg.between) == {a, b})
+        return leg.rtt_ms / 1e3, leg.jitter_ms / 1e3
 
 
 def _refuse_unknown(field: str, names: Iterable[str], known: set[str]) -> None:

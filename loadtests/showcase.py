@@ -8,6 +8,7 @@ seconds times price, plus egress), read back from `/admin/explain/REQUEST_ID`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -19,7 +20,7 @@ import openai
 from loadtests.embedded import Gateway
 from loadtests.live.client import digits_body
 from loadtests.report import Sent
-from loadtests.workload import Arrivals, Call, Kind, Planned, Workload, prose
+from loadtests.workload import Arrivals, Kind, Planned, Surface, Workload, prose
 
 OURS: Final = "cheapest_in_deadline"
 OTHERS: Final = ("nearest", "lowest_cost")
@@ -30,21 +31,27 @@ RATE: Final = 8.0
 """A second: about a third of what two cores can carry with clients, network and all workers on them."""
 TIMEOUT: Final = 30.0
 
+_DIGIT = functools.partial(Kind, surface=Surface.INFER, model="digits")
+_EMBEDDING = functools.partial(Kind, surface=Surface.EMBEDDING, model="minilm")
+_CHAT = functools.partial(Kind, surface=Surface.CHAT, model="tinychat")
+_STREAM = functools.partial(Kind, surface=Surface.CHAT_STREAM, model="tinychat")
+_COMPLETION = functools.partial(Kind, surface=Surface.COMPLETION, model="tinychat")
+
 # From europe-west4 the other regions are 102 and 223 ms away, so a deadline of 90 ms can only be met at home, one of
 # 190 ms also from us-central1, and one of 700 ms from anywhere. The last kinds do not care at all.
 MIX: Final = Workload(
     kinds=(
-        Kind(name="digit, now", call=Call.INFER, model="digits", deadline=0.075, weight=2),
-        Kind(name="chat stream, now", call=Call.CHAT_STREAM, model="tinychat", deadline=0.090, weight=2),
-        Kind(name="embedding, now", call=Call.EMBEDDING, model="minilm", deadline=0.090, weight=1),
-        Kind(name="chat, soon", call=Call.CHAT, model="tinychat", deadline=0.190, weight=1),
-        Kind(name="completion, soon", call=Call.COMPLETION, model="tinychat", deadline=0.190, weight=1),
-        Kind(name="embedding, soon", call=Call.EMBEDDING, model="minilm", deadline=0.190, items=(1, 2), weight=1),
-        Kind(name="chat, relaxed", call=Call.CHAT, model="tinychat", deadline=0.700, output_tokens=(24, 40), weight=2),
-        Kind(name="embeddings, relaxed", call=Call.EMBEDDING, model="minilm", deadline=0.700, items=(2, 4), weight=2),
-        Kind(name="embedding, exact", call=Call.EMBEDDING, model="minilm", deadline=0.700, min_quality=1.0, weight=1),
-        Kind(name="chat stream, any time", call=Call.CHAT_STREAM, model="tinychat", output_tokens=(24, 40), weight=2),
-        Kind(name="embeddings, any time", call=Call.EMBEDDING, model="minilm", items=(4, 8), weight=2),
+        _DIGIT(name="digit, now", deadline=0.075, weight=2),
+        _STREAM(name="chat stream, now", deadline=0.090, weight=2),
+        _EMBEDDING(name="embedding, now", deadline=0.090),
+        _CHAT(name="chat, soon", deadline=0.190),
+        _COMPLETION(name="completion, soon", deadline=0.190),
+        _EMBEDDING(name="embedding, soon", deadline=0.190, items=(1, 2)),
+        _CHAT(name="chat, relaxed", deadline=0.700, output_tokens=(24, 40), weight=2),
+        _EMBEDDING(name="embeddings, relaxed", deadline=0.700, items=(2, 4), weight=2),
+        _EMBEDDING(name="embedding, exact", deadline=0.700, min_quality=1.0),
+        _STREAM(name="chat stream, any time", output_tokens=(24, 40), weight=2),
+        _EMBEDDING(name="embeddings, any time", items=(4, 8), weight=2),
     ),
     rate=RATE,
     arrivals=Arrivals.EVEN,
@@ -102,17 +109,17 @@ class Showcase:
         return sent_from(planned, answer, took, began, bill)
 
     async def _call(self, planned: Planned) -> Answer:
-        match planned.kind.call:
-            case Call.INFER:
+        match planned.kind.surface:
+            case Surface.INFER:
                 return await self._infer(planned)
-            case Call.EMBEDDING:
+            case Surface.EMBEDDING:
                 texts = [prose(planned.prompt_words, planned.seed + item) for item in range(planned.items)]
                 return await self._unary(
                     self._openai.embeddings.with_raw_response.create(
                         model=planned.kind.model, input=texts, extra_headers=asked(planned.kind)
                     )
                 )
-            case Call.COMPLETION:
+            case Surface.COMPLETION:
                 return await self._unary(
                     self._openai.completions.with_raw_response.create(
                         model=planned.kind.model,
@@ -121,7 +128,7 @@ class Showcase:
                         extra_headers=asked(planned.kind),
                     )
                 )
-            case Call.CHAT:
+            case Surface.CHAT:
                 return await self._unary(
                     self._openai.chat.completions.with_raw_response.create(
                         model=planned.kind.model,
@@ -130,7 +137,7 @@ class Showcase:
                         extra_headers=asked(planned.kind),
                     )
                 )
-            case Call.CHAT_STREAM:
+            case Surface.CHAT_STREAM:
                 return await self._stream(planned)
 
     async def _unary(self, call: Awaitable[Any]) -> Answer:
@@ -191,7 +198,7 @@ def sent_from(planned: Planned, answer: Answer, took: float, began: float, bill:
         status=answer.status,
         error=answer.error,
         request_id=headers.get("x-request-id", ""),
-        node=headers.get("x-route-node", ""),
+        worker=headers.get("x-route-node", ""),
         region=headers.get("x-route-region", ""),
         variant=headers.get("x-route-variant", ""),
         predicted=float(eta) / 1e3 if eta else None,

@@ -15,8 +15,8 @@ import msgspec
 from msgspec import Meta
 
 
-class Call(enum.Enum):
-    """How a request is made."""
+class Surface(enum.Enum):
+    """The API a request uses."""
 
     CHAT = "chat"
     CHAT_STREAM = "chat_stream"
@@ -36,7 +36,7 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """One sort of request in a mix."""
 
     name: str
-    call: Call
+    surface: Surface
     model: str
     weight: Annotated[float, Meta(gt=0)] = 1.0
     """Its share of the mix, relative to the others' weights."""

@@ -17,7 +17,7 @@ import httptools
 import msgspec
 
 from loadtests.report import Sent
-from loadtests.workload import Call, Planned, prose
+from loadtests.workload import Planned, Surface, prose
 
 TIMEOUT = 60.0
 """Seconds after which a request without a deadline is given up."""
@@ -52,21 +52,21 @@ def message(planned: Planned) -> Message:
 
 def _content(planned: Planned) -> tuple[str, dict[str, object]]:
     model, text = planned.kind.model, prose(planned.prompt_words, planned.seed)
-    match planned.kind.call:
-        case Call.CHAT | Call.CHAT_STREAM:
+    match planned.kind.surface:
+        case Surface.CHAT | Surface.CHAT_STREAM:
             body: dict[str, object] = {
                 "model": model,
                 "messages": [{"role": "user", "content": text}],
                 "max_tokens": planned.output_tokens,
-                "stream": planned.kind.call is Call.CHAT_STREAM,
+                "stream": planned.kind.surface is Surface.CHAT_STREAM,
             }
             return "/v1/chat/completions", body
-        case Call.COMPLETION:
+        case Surface.COMPLETION:
             return "/v1/completions", {"model": model, "prompt": text, "max_tokens": planned.output_tokens}
-        case Call.EMBEDDING:
+        case Surface.EMBEDDING:
             texts = [prose(planned.prompt_words, planned.seed + item) for item in range(planned.items)]
             return "/v1/embeddings", {"model": model, "input": texts}
-        case Call.INFER:
+        case Surface.INFER:
             return f"/v2/models/{model}/infer", digits_body(planned.items, planned.seed)
 
 
@@ -212,7 +212,7 @@ class Client:
     def _sent(self, planned: Planned, reply: Reply, took: float, intended: float) -> Sent:
         kind, headers = planned.kind, reply.headers
         ok = reply.status == 200 and not reply.error
-        if ok and kind.call is Call.CHAT_STREAM:
+        if ok and kind.surface is Surface.CHAT_STREAM:
             ok = reply.complete_stream
         eta, cost = headers.get("x-route-eta-ms"), headers.get("x-route-cost-usd")
         return Sent(
@@ -225,7 +225,7 @@ class Client:
             status=reply.status,
             error=reply.error or ("" if ok else _code(reply)),
             request_id=headers.get("x-request-id", ""),
-            node=headers.get("x-route-node", ""),
+            worker=headers.get("x-route-node", ""),
             region=headers.get("x-route-region", ""),
             variant=headers.get("x-route-variant", ""),
             predicted=float(eta) / 1e3 if eta else None,

@@ -1,6 +1,6 @@
-"""A wide-area network on one machine: a TCP proxy that delays bytes as a scenario's links do.
+"""A wide-area network on one machine: a TCP proxy that delays bytes as a scenario's legs do.
 
-One listener per node; the link is chosen by the client's source address, so one node is near to one gateway and far
+One listener per worker; the leg is chosen by the client's source address, so one worker is near to one gateway and far
 from another. Order within a connection is kept and back-pressure passes through. Connections are accepted locally:
 only round trips inside a connection cost time. Run-time control lies in `wan_control.py`.
 """
@@ -68,7 +68,7 @@ class Toxic(msgspec.Struct, frozen=True):
     """Extra delay on one proxy, named and shaped as toxiproxy's `latency` toxic (seconds inside)."""
 
     stream: str
-    """`upstream` (to the node) or `downstream`."""
+    """`upstream` (to the worker) or `downstream`."""
     latency: float
     jitter: float = 0.0
 
@@ -197,7 +197,7 @@ class Entry(Side):
 
 
 class Proxy:
-    """The way into one node: a listener, and the node's real address behind it."""
+    """The way into one worker: a listener, and the worker's real address behind it."""
 
     def __init__(self, wan: Wan, name: str, region: str, upstream: tuple[str, int]) -> None:
         self.wan = wan
@@ -258,7 +258,7 @@ class Proxy:
         out = Pipe(self.wan.ways[origin, self.region], self, "upstream")
         into = Pipe(self.wan.ways[self.region, origin], self, "downstream")
         entry.join(out, into)
-        # Held until the node accepted; after that no task lives.
+        # Held until the worker accepted; after that no task lives.
         task = asyncio.get_running_loop().create_task(self._connect(entry, out, into))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
@@ -284,11 +284,11 @@ class Wan:
             for b in scenario.regions:
                 rtt, jitter = scenario.round_trip(a, b)
                 self.ways[a, b] = Way(rtt / 2, jitter / 2, random.Random(f"{scenario.seed}/{a}/{b}"))
-        region_of = {node.id: node.region for node in scenario.nodes}
+        region_of = {worker.id: worker.region for worker in scenario.workers}
         self.proxies = {name: Proxy(self, name, region_of[name], at) for name, at in upstreams.items()}
 
     def region_of(self, address: str) -> str | None:
-        """The region a source address belongs to; anyone else is taken to stand beside the node."""
+        """The region a source address belongs to; anyone else is taken to stand beside the worker."""
         return self._regions.get(address)
 
     async def start(self) -> None:

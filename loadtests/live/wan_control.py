@@ -1,6 +1,6 @@
 """The WAN proxy as a process, and its control: JSON over HTTP on loopback, in toxiproxy's shape where it has one.
 
-`/proxies` and their `latency` toxics are toxiproxy's (github.com/Shopify/toxiproxy, HTTP API); `/links/A/B` is ours:
+`/proxies` and their `latency` toxics are toxiproxy's (github.com/Shopify/toxiproxy, HTTP API); `/legs/A/B` is ours:
 the delay, jitter and state of one direction between two regions. Run: `python -m loadtests.live.wan_control --help`.
 """
 
@@ -60,8 +60,8 @@ def control(wan: Wan) -> web.Application:
             web.post("/proxies/{proxy}", _change_proxy),
             web.post("/proxies/{proxy}/toxics", _add_toxic),
             web.delete("/proxies/{proxy}/toxics/{toxic}", _remove_toxic),
-            web.get("/links", _links),
-            web.post("/links/{a}/{b}", _change_link),
+            web.get("/legs", _legs),
+            web.post("/legs/{a}/{b}", _change_leg),
             web.post("/reset", _reset),
         ]
     )
@@ -126,11 +126,11 @@ async def _remove_toxic(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-async def _links(request: web.Request) -> web.Response:
+async def _legs(request: web.Request) -> web.Response:
     return web.json_response({f"{a}/{b}": _shown_way(way) for (a, b), way in request.app[WAN].ways.items()})
 
 
-async def _change_link(request: web.Request) -> web.Response:
+async def _change_leg(request: web.Request) -> web.Response:
     way = request.app[WAN].ways[request.match_info["a"], request.match_info["b"]]
     change = msgspec.json.decode(await request.read(), type=LinkChange)
     if change.delay_ms is not None:
@@ -164,20 +164,20 @@ async def run(wan: Wan, control_port: int) -> None:
 
 
 def parse_upstreams(pairs: Sequence[str], known: set[str]) -> dict[str, tuple[str, int]]:
-    """`NODE=HOST:PORT` arguments, each node of the scenario at most once."""
+    """`WORKER=HOST:PORT` arguments, each worker of the scenario at most once."""
     upstreams: dict[str, tuple[str, int]] = {}
     for pair in pairs:
         name, _, address = pair.partition("=")
         host, _, port = address.rpartition(":")
         if name not in known or name in upstreams or not host or not port.isdecimal():
-            raise click.BadParameter(f"{pair!r}: NODE=HOST:PORT was expected, each node of the scenario once")
+            raise click.BadParameter(f"{pair!r}: WORKER=HOST:PORT was expected, each worker of the scenario once")
         upstreams[name] = (host, int(port))
     return upstreams
 
 
 @click.command()
 @click.option("--scenario", "path", type=click.Path(path_type=Path), help="Scenario file; default: the demo's.")
-@click.option("--upstream", "pairs", multiple=True, metavar="NODE=HOST:PORT", help="Where a node really listens.")
+@click.option("--upstream", "pairs", multiple=True, metavar="WORKER=HOST:PORT", help="Where a worker really listens.")
 @click.option("--control-port", default=0, help="Port of the control on 127.0.0.1; 0 takes a free one.")
 def main(path: Path | None, pairs: Sequence[str], control_port: int) -> None:
     """Delay the bytes between regions as SCENARIO says."""
@@ -185,7 +185,7 @@ def main(path: Path | None, pairs: Sequence[str], control_port: int) -> None:
         world = scenarios.load(path)
     except scenarios.ScenarioError as error:
         raise click.ClickException(str(error)) from error
-    upstreams = parse_upstreams(pairs, {node.id for node in world.nodes})
+    upstreams = parse_upstreams(pairs, {worker.id for worker in world.workers})
     uvloop.run(run(Wan(world, upstreams), control_port))
 
 

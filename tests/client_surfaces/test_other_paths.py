@@ -12,7 +12,7 @@ def scene():
     with Stage() as made:
         worker = made.emulate("w1")
         gateway = made.start_gateway("europe-west4")
-        made.await_nodes(gateway, 1)
+        made.await_workers(gateway, 1)
         yield gateway, worker
 
 

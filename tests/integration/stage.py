@@ -18,7 +18,7 @@ from loadtests.embedded import Embedded, fetch
 from loadtests.live.client import Client
 from loadtests.processes import Child, free_ports
 from loadtests.report import Sent
-from loadtests.workload import Arrivals, Call, Kind, Workload
+from loadtests.workload import Arrivals, Kind, Surface, Workload
 
 MODEL = "emulated"
 
@@ -44,20 +44,22 @@ class Stage(Embedded):
         super().__init__(world or scenario.load())
         self.start_redis()
 
-    def emulate_nodes(self, **options: Any) -> dict[str, Emulated]:
-        """Emulate every node of the scenario, behind the WAN."""
-        ports = dict(zip((node.id for node in self.scenario.nodes), free_ports(len(self.scenario.nodes)), strict=True))
+    def emulate_workers(self, **options: Any) -> dict[str, Emulated]:
+        """Emulate every worker of the scenario, behind the WAN."""
+        ports = dict(
+            zip((plan.id for plan in self.scenario.workers), free_ports(len(self.scenario.workers)), strict=True)
+        )
         listens = self.start_wan(ports)
         return {
-            node.id: self.emulate(
-                node.id,
-                node.region,
-                price_hour=node.usd_per_hour,
-                port=ports[node.id],
-                advertise=listens[node.id],
+            plan.id: self.emulate(
+                plan.id,
+                plan.region,
+                price_hour=plan.usd_per_hour,
+                port=ports[plan.id],
+                advertise=listens[plan.id],
                 **options,
             )
-            for node in self.scenario.nodes
+            for plan in self.scenario.workers
         }
 
     @property
@@ -89,7 +91,7 @@ def stage(workers: int = 3, policy: str = "round_robin", **options: Any) -> Iter
     with Stage() as made:
         emulated = [made.emulate(f"w{number}", **options) for number in range(1, workers + 1)]
         gateway = made.start_gateway("europe-west4", policy=policy)
-        made.await_nodes(gateway, workers)
+        made.await_workers(gateway, workers)
         yield made, gateway, emulated
 
 
@@ -107,7 +109,9 @@ def chat(gateway: Any, **fields: Any) -> dict[str, str]:
 
 def under_load(gateway: Any, seconds: float, during: Callable[[], None], rate: float = 60.0) -> list[Sent]:
     """Send chat completions at a rate from a thread of their own; a second into it, call `during`."""
-    workload = Workload(kinds=(Kind(name="chat", call=Call.CHAT, model=MODEL),), rate=rate, arrivals=Arrivals.EVEN)
+    workload = Workload(
+        kinds=(Kind(name="chat", surface=Surface.CHAT, model=MODEL),), rate=rate, arrivals=Arrivals.EVEN
+    )
     parts = urlsplit(gateway.url)
 
     async def send() -> list[Sent]:

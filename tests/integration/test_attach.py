@@ -23,7 +23,7 @@ def engines():
             )  # fmt: skip
             made.spawn(f"sidecar-{name}", command).wait_ready(30)
         gateway = made.start_gateway("europe-west4")
-        made.await_nodes(gateway, 2)
+        made.await_workers(gateway, 2)
         yield gateway, fakes
 
 

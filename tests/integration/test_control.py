@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 from loadtests import scenario
 from loadtests.embedded import fetch
-from loadtests.scenario import NodePlan
+from loadtests.scenario import WorkerPlan
 from tests.integration.stage import MODEL, Stage, chat, stage, until, worker_of
 
 CHAT = {"model": "tinychat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
@@ -70,7 +70,7 @@ def two_prices():
         made.emulate("dear", price_hour=9)
         made.emulate("cheap", price_hour=1)
         gateway = made.start_gateway("europe-west4")
-        made.await_nodes(gateway, 2)
+        made.await_workers(gateway, 2)
         path = made.directory / f"{gateway.child.name}.yaml"
         yield made, gateway, path
 
@@ -118,17 +118,17 @@ def write_places(path, country, latitude, longitude):
 def test_swapped_places_change_residency_and_steering(tmp_path):
     database = tmp_path / "places.mmdb"
     write_places(database, "DE", 52.5, 13.4)
-    here = NodePlan(id="here", region="europe-west4", models=(MODEL,), variants=("fp32",), usd_per_hour=9)
+    here = WorkerPlan(id="here", region="europe-west4", models=(MODEL,), variants=("fp32",), usd_per_hour=9)
     there = msgspec.structs.replace(here, id="there", region="us-central1", usd_per_hour=1)
-    world = msgspec.structs.replace(scenario.load(), nodes=(here, there))
+    world = msgspec.structs.replace(scenario.load(), workers=(here, there))
     by_country = {"DE": ["europe-*"], "US": ["us-*"], "default": ["*"]}
     sites = {
         "europe-west4": {"url": "http://eu.example", "latitude": 53.4, "longitude": 6.8},
         "us-central1": {"url": "http://us.example", "latitude": 41.3, "longitude": -95.9},
     }
     with Stage(world) as made:
-        for node in world.nodes:
-            made.emulate(node.id, node.region, price_hour=node.usd_per_hour)
+        for worker in world.workers:
+            made.emulate(worker.id, worker.region, price_hour=worker.usd_per_hour)
         gateway = made.start_gateway(
             "europe-west4",
             geoip={"path": str(database)},
@@ -136,7 +136,7 @@ def test_swapped_places_change_residency_and_steering(tmp_path):
             regions=sites,
             routes=[{"match": {"model": "*"}, "regions": {"by_country": by_country}}],
         )
-        made.await_nodes(gateway)
+        made.await_workers(gateway)
         at = {"x_forwarded_for": CLIENT}
 
         german = chat(gateway, headers=at)

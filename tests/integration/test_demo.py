@@ -50,7 +50,7 @@ def test_once_compares_three_policies_on_one_fleet():
     assert ours["requests"] == ours["ok"] == 48
     assert ours["in_deadline"] > ours["lowest_cost"]["in_deadline"] + 8
     assert 0 < ours["cost_usd"] < 0.8 * ours["nearest"]["cost_usd"]
-    assert {node[:2] for node in ours["by_node"]} == {"eu", "us", "as"}
+    assert {worker[:2] for worker in ours["by_node"]} == {"eu", "us", "as"}
     assert sum(ours["by_node"].values()) == 48
     for text in ("cheapest_in_deadline, entering at europe-west4", "nearest", "lowest_cost", "predicted", "held"):
         assert text in result.stderr

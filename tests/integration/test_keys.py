@@ -32,7 +32,7 @@ def test_clients_need_their_key(tmp_path):
     with Stage() as stage:
         stage.emulate("w1")
         gateway = stage.start_gateway(REGION, **configured(text))
-        stage.await_nodes(gateway, 1)
+        stage.await_workers(gateway, 1)
 
         def ask(api_key):
             with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=api_key, max_retries=0) as client:
@@ -56,7 +56,7 @@ def test_only_signed_workers_are_believed(tmp_path):
         )  # fmt: skip
         stage.spawn("signed", command).wait_ready(60)
         gateway = stage.start_gateway(REGION, **configured(text))
-        stage.await_nodes(gateway, 1)
+        stage.await_workers(gateway, 1)
         assert known_workers(gateway) == {"signed"}
         counted = 'isochrone_registry_records_rejected_total{kind="unsigned"}'
         until(lambda: stage.metrics(gateway).get(counted, 0) >= 1)

@@ -5,22 +5,22 @@ import pytest
 import redis
 
 from loadtests import scenario
-from loadtests.scenario import NodePlan
+from loadtests.scenario import WorkerPlan
 from policies import records
 from tests.integration.stage import MODEL, Stage, chat, until, worker_of
 
-NEAR = NodePlan(id="near", region="europe-west4", models=(MODEL,), variants=("fp32",), usd_per_hour=1.0)
-FAR = NodePlan(id="far", region="us-central1", models=(MODEL,), variants=("fp32",), usd_per_hour=1.5)
+NEAR = WorkerPlan(id="near", region="europe-west4", models=(MODEL,), variants=("fp32",), usd_per_hour=1.0)
+FAR = WorkerPlan(id="far", region="us-central1", models=(MODEL,), variants=("fp32",), usd_per_hour=1.5)
 TIGHT, LOOSE = {"x_deadline_ms": 80}, {"x_deadline_ms": 2000}
 
 
 @pytest.fixture
 def market():
-    world = msgspec.structs.replace(scenario.load(), nodes=(NEAR, FAR))
+    world = msgspec.structs.replace(scenario.load(), workers=(NEAR, FAR))
     with Stage(world) as made:
-        workers = made.emulate_nodes()
+        workers = made.emulate_workers()
         gateway = made.start_gateway("europe-west4")
-        made.await_nodes(gateway)
+        made.await_workers(gateway)
         yield gateway, workers
 
 
@@ -55,7 +55,7 @@ def test_halving_a_far_price_in_the_demo_moves_loose_traffic_there_and_tight_not
         for _ in range(8):
             ask(1000, provider={"only": [worker_id]})
 
-    plan = next(node for node in fleet.scenario.nodes if node.id == "us-b")
+    plan = next(worker for worker in fleet.scenario.workers if worker.id == "us-b")
     assert ask(1000).startswith("asia-")
     assert ask(90).startswith("eu-")
     with redis.Redis.from_url(fleet.redis) as client:

@@ -33,8 +33,8 @@ def test_a_killed_worker_costs_no_unary_request():
     with stage(workers=3, base_ms=20) as (_, gateway, workers):
         sent = under_load(gateway, seconds=3.5, during=workers[0].child.kill)
         assert failures(sent) == []
-        assert {one.node for one in sent if one.number < 60} == {"w1", "w2", "w3"}
-        assert {one.node for one in sent if one.number > 60 * 2.5} == {"w2", "w3"}
+        assert {one.worker for one in sent if one.number < 60} == {"w1", "w2", "w3"}
+        assert {one.worker for one in sent if one.number > 60 * 2.5} == {"w2", "w3"}
         assert max(one.attempts for one in sent) >= 2
         until(lambda: "w1" not in known_workers(gateway))
 

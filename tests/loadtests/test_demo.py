@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from loadtests import scenario, showcase
-from loadtests.demo import Wanted, invitation, nodes_table, verdict
+from loadtests.demo import Wanted, invitation, verdict, workers_table
 from loadtests.embedded import Gateway, Ports
 from loadtests.report import Summary
 
@@ -49,7 +49,7 @@ def row(worker: str, model: str, rtt: float | None) -> dict[str, object]:
 def test_table_has_a_row_per_worker_the_nearest_first_the_unmeasured_last():
     console = Console(width=160, record=True, file=io.StringIO())
     rows = [row("new", "m1", None), row("far", "m1", 80.25), row("near", "m2", 1.0), row("near", "m1", 1.0)]
-    console.print(nodes_table("eu", rows))
+    console.print(workers_table("eu", rows))
     lines = [line for line in console.export_text().splitlines() if "serving" in line]
     assert [line.split()[1] for line in lines] == ["near", "far", "new"]
     assert "m1 m2 (int8)" in lines[0]

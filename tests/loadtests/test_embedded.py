@@ -67,7 +67,7 @@ def test_nothing_is_left_behind_when_a_child_dies(monkeypatch):
     monkeypatch.setattr("loadtests.embedded.isochrone", lambda *arguments: ["/bin/sh", "-c", "exit 1"])
     with Embedded(scenario.load()) as fleet:
         fleet.start_redis()
-        child = fleet.start_worker(fleet.scenario.nodes[0], 1, "127.0.0.1:1")
+        child = fleet.start_worker(fleet.scenario.workers[0], 1, "127.0.0.1:1")
         with pytest.raises(ChildError, match="eu-a ended"):
             child.wait_ready(10)
         started = list(fleet.children)

@@ -8,10 +8,10 @@ from rich.console import Console
 from loadtests.report import Sent, comparison, percentile, requests_table, side_by_side, summarise
 
 HELD = Sent(
-    number=0, kind="chat", ok=True, took=0.05, deadline=0.1, node="eu-a", region="eu", cost=2e-6, predicted=0.04
+    number=0, kind="chat", ok=True, took=0.05, deadline=0.1, worker="eu-a", region="eu", cost=2e-6, predicted=0.04
 )
-LATE = Sent(number=1, kind="chat", ok=True, took=0.25, deadline=0.1, node="us-a", region="us", cost=1e-6)
-PATIENT = Sent(number=2, kind="embed", ok=True, took=9.0, node="us-a", region="us", cost=1e-6)
+LATE = Sent(number=1, kind="chat", ok=True, took=0.25, deadline=0.1, worker="us-a", region="us", cost=1e-6)
+PATIENT = Sent(number=2, kind="embed", ok=True, took=9.0, worker="us-a", region="us", cost=1e-6)
 FAILED = Sent(number=3, kind="chat", ok=False, took=0.01, deadline=0.1, status=503, error="no_capacity")
 
 

@@ -9,10 +9,10 @@ name: two
 regions:
   a: {source_address: 127.0.10.1, latitude: 0, longitude: 0, local_rtt_ms: 0.5}
   b: {source_address: 127.0.11.1, latitude: 1, longitude: 1}
-links:
+legs:
   - {between: [a, b], rtt_ms: 80, jitter_ms: 2}
 gateways: [a]
-nodes:
+workers:
   - {id: n1, region: b, models: [m], variants: [fp32], usd_per_hour: 1}
 """
 
@@ -27,13 +27,13 @@ def written(tmp_path):
     return write
 
 
-def test_demo_has_three_regions_with_two_nodes_each_at_different_prices():
+def test_demo_has_three_regions_with_two_workers_each_at_different_prices():
     demo = scenario.load()
     for region in demo.regions:
-        here = [node for node in demo.nodes if node.region == region]
+        here = [worker for worker in demo.workers if worker.region == region]
         assert len(here) == 2
-        assert len({node.usd_per_hour for node in here}) == 2
-        assert {variant for node in here for variant in node.variants} == {"fp32", "int8"}
+        assert len({worker.usd_per_hour for worker in here}) == 2
+        assert {variant for worker in here for variant in worker.variants} == {"fp32", "int8"}
     assert len(demo.regions) == 3
 
 
@@ -41,8 +41,8 @@ def test_near_region_is_dearest_and_prices_fall_with_distance():
     demo = scenario.load()
     home = demo.gateways[0]
     by_distance = sorted(demo.regions, key=lambda region: demo.round_trip(home, region)[0])
-    dearest = [max(n.usd_per_hour for n in demo.nodes if n.region == region) for region in by_distance]
-    cheapest = [min(n.usd_per_hour for n in demo.nodes if n.region == region) for region in by_distance]
+    dearest = [max(w.usd_per_hour for w in demo.workers if w.region == region) for region in by_distance]
+    cheapest = [min(w.usd_per_hour for w in demo.workers if w.region == region) for region in by_distance]
     assert by_distance[0] == home
     assert all(low > high for low, high in zip(cheapest, dearest[1:], strict=False))
 
@@ -56,12 +56,12 @@ def test_round_trip_is_symmetric_and_in_seconds(written):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("rtt_ms: 80", "rtt_ms: -1", "$.links[0].rtt_ms"),
+        ("rtt_ms: 80", "rtt_ms: -1", "$.legs[0].rtt_ms"),
         ("usd_per_hour: 1", "usd_per_hour: 1, colour: red", "colour"),
         ("region: b", "region: nowhere", "nowhere"),
         ("gateways: [a]", "gateways: [c]", "gateways: no such region 'c'"),
-        ("between: [a, b]", "between: [a, c]", "links: no such region 'c'"),
-        ("links:\n  - {between: [a, b], rtt_ms: 80, jitter_ms: 2}", "links: []", "0 links join ['a', 'b']"),
+        ("between: [a, b]", "between: [a, c]", "legs: no such region 'c'"),
+        ("legs:\n  - {between: [a, b], rtt_ms: 80, jitter_ms: 2}", "legs: []", "0 legs join ['a', 'b']"),
         ("127.0.11.1", "127.0.10.1", "2 times"),
         ("127.0.11.1", "10.0.0.1", "not a loopback address"),
         ("name: two", "name: [", "scenario.yaml"),

@@ -2,7 +2,7 @@ import pytest
 
 from loadtests import scenario, showcase
 from loadtests.showcase import MIX, Answer, asked, sent_from
-from loadtests.workload import Call, Planned
+from loadtests.workload import Planned, Surface
 
 DEMO = scenario.load()
 HOME = DEMO.gateways[0]
@@ -29,7 +29,7 @@ def test_the_mix_goes_from_tight_to_none_and_has_every_call():
     deadlines = [kind.deadline for kind in MIX.kinds]
     assert None in deadlines
     assert min(d for d in deadlines if d is not None) <= 0.08
-    assert {kind.call for kind in MIX.kinds} == set(Call)
+    assert {kind.surface for kind in MIX.kinds} == set(Surface)
     assert len(MIX.plan(64, showcase.SEED)) == 64
 
 
@@ -51,7 +51,7 @@ def test_cost_is_the_bill_of_all_attempts():
     bill = {"attempts": [{"actual": {"cost_usd": 1e-6}}, {"actual": {"cost_usd": 2e-6}}, {"actual": None}]}
     sent = sent_from(planned, Answer(headers), took=0.02, began=0.0, bill=bill)
     assert sent.cost == pytest.approx(3e-6)
-    assert (sent.node, sent.predicted, sent.attempts, sent.in_deadline) == ("eu-a", 0.0045, 2, True)
+    assert (sent.worker, sent.predicted, sent.attempts, sent.in_deadline) == ("eu-a", 0.0045, 2, True)
 
 
 def test_a_failed_request_is_not_ok():

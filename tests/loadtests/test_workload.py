@@ -3,10 +3,10 @@ from collections import Counter
 
 import pytest
 
-from loadtests.workload import Arrivals, Call, Kind, Workload, prose, share_out
+from loadtests.workload import Arrivals, Kind, Surface, Workload, prose, share_out
 
-TIGHT = Kind(name="tight", call=Call.CHAT, model="m", weight=2, deadline=0.1)
-LOOSE = Kind(name="loose", call=Call.EMBEDDING, model="e", weight=1, items=(2, 4))
+TIGHT = Kind(name="tight", surface=Surface.CHAT, model="m", weight=2, deadline=0.1)
+LOOSE = Kind(name="loose", surface=Surface.EMBEDDING, model="e", weight=1, items=(2, 4))
 MIX = Workload(kinds=(TIGHT, LOOSE), rate=50)
 
 

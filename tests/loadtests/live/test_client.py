@@ -6,9 +6,9 @@ import json
 import pytest
 
 from loadtests.live.client import Client, message
-from loadtests.workload import Arrivals, Call, Kind, Planned, Workload
+from loadtests.workload import Arrivals, Kind, Planned, Surface, Workload
 
-CHAT = Kind(name="chat", call=Call.CHAT, model="m", deadline=0.2, min_quality=0.9)
+CHAT = Kind(name="chat", surface=Surface.CHAT, model="m", deadline=0.2, min_quality=0.9)
 OK = (
     b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-request-id: r-1\r\nx-route-node: n1\r\nx-route-region: eu\r\n"
     b"x-route-variant: fp32\r\nx-route-eta-ms: 12.5\r\nx-route-cost-usd: 0.000002\r\nx-route-attempts: 2\r\n\r\n{}"
@@ -75,7 +75,7 @@ async def test_a_reply_is_read_with_its_decision_headers(client, script):
     (sent,) = await client.run([planned(CHAT)])
     assert sent.ok
     assert sent.in_deadline
-    assert (sent.node, sent.region, sent.variant, sent.attempts) == ("n1", "eu", "fp32", 2)
+    assert (sent.worker, sent.region, sent.variant, sent.attempts) == ("n1", "eu", "fp32", 2)
     assert (sent.predicted, sent.cost, sent.request_id) == (0.0125, 2e-6, "r-1")
     assert b"x-deadline-ms: 200\r\nx-min-quality: 0.9\r\n" in script.received[0]
 
@@ -93,7 +93,7 @@ async def test_time_counts_from_when_it_was_meant_to_leave(client):
 
 
 async def test_a_stalled_server_does_not_hold_the_plan_back(client, script):
-    patient = Kind(name="p", call=Call.EMBEDDING, model="m", deadline=0.01)
+    patient = Kind(name="p", surface=Surface.EMBEDDING, model="m", deadline=0.01)
     script.replies = [None]
     workload = Workload(kinds=(patient,), rate=200, arrivals=Arrivals.EVEN)
     running = asyncio.ensure_future(client.run(workload.plan(10, seed=1)))
@@ -130,22 +130,22 @@ async def test_failures_are_reported_by_name(client, script, reply, error):
 )
 async def test_a_stream_is_complete_only_with_done_and_no_error(client, script, reply, ok):
     script.replies = [reply]
-    (sent,) = await client.run([planned(Kind(name="s", call=Call.CHAT_STREAM, model="m"))])
+    (sent,) = await client.run([planned(Kind(name="s", surface=Surface.CHAT_STREAM, model="m"))])
     assert sent.ok is ok
 
 
 @pytest.mark.parametrize(
-    ("call", "path", "field"),
+    ("surface", "path", "field"),
     [
-        (Call.CHAT, "/v1/chat/completions", "messages"),
-        (Call.CHAT_STREAM, "/v1/chat/completions", "stream"),
-        (Call.COMPLETION, "/v1/completions", "prompt"),
-        (Call.EMBEDDING, "/v1/embeddings", "input"),
-        (Call.INFER, "/v2/models/m/infer", "inputs"),
+        (Surface.CHAT, "/v1/chat/completions", "messages"),
+        (Surface.CHAT_STREAM, "/v1/chat/completions", "stream"),
+        (Surface.COMPLETION, "/v1/completions", "prompt"),
+        (Surface.EMBEDDING, "/v1/embeddings", "input"),
+        (Surface.INFER, "/v2/models/m/infer", "inputs"),
     ],
 )
-def test_every_call_has_its_path_and_body(call, path, field):
-    made = message(planned(Kind(name="k", call=call, model="m")))
+def test_every_surface_has_its_path_and_body(surface, path, field):
+    made = message(planned(Kind(name="k", surface=surface, model="m")))
     assert made.path == path
     assert json.loads(made.body)[field]
     assert made.encode("h:1").startswith(f"POST {path} HTTP/1.1\r\nhost: h:1\r\n".encode())

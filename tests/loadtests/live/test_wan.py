@@ -8,7 +8,7 @@ from statistics import median
 import pytest
 
 from loadtests.live.wan import HIGH_WATER, Toxic, Wan
-from loadtests.scenario import Link, NodePlan, Region, Scenario
+from loadtests.scenario import Leg, Region, Scenario, WorkerPlan
 
 NEAR, FAR = "127.0.10.1", "127.0.11.1"
 RTT = 0.060
@@ -16,13 +16,13 @@ RTT = 0.060
 SCENARIO = Scenario(
     name="two",
     regions={"near": Region(NEAR, 0, 0), "far": Region(FAR, 1, 1)},
-    links=(Link(("near", "far"), rtt_ms=RTT * 1e3, jitter_ms=4),),
+    legs=(Leg(("near", "far"), rtt_ms=RTT * 1e3, jitter_ms=4),),
     gateways=("near",),
-    nodes=(NodePlan(id="n1", region="far", models=("m",), variants=("v",), usd_per_hour=1),),
+    workers=(WorkerPlan(id="n1", region="far", models=("m",), variants=("v",), usd_per_hour=1),),
 )
 
 
-class Node(asyncio.Protocol):
+class Worker(asyncio.Protocol):
     """A server at the far end: echoes, and tells what it saw."""
 
     def __init__(self, server):
@@ -42,7 +42,7 @@ class Node(asyncio.Protocol):
         self.server.lost.set()
 
 
-class NodeServer:
+class WorkerServer:
     reads = True
 
     def __init__(self):
@@ -50,7 +50,7 @@ class NodeServer:
         self.lost = asyncio.Event()
 
     async def start(self):
-        self._server = await asyncio.get_running_loop().create_server(lambda: Node(self), "127.0.0.1", 0)
+        self._server = await asyncio.get_running_loop().create_server(lambda: Worker(self), "127.0.0.1", 0)
         self.address = self._server.sockets[0].getsockname()
 
     async def stop(self):
@@ -63,16 +63,16 @@ class NodeServer:
 
 
 @pytest.fixture
-async def node():
-    node = NodeServer()
-    await node.start()
-    yield node
-    await node.stop()
+async def worker():
+    worker = WorkerServer()
+    await worker.start()
+    yield worker
+    await worker.stop()
 
 
 @pytest.fixture
-async def wan(node):
-    wan = Wan(SCENARIO, {"n1": node.address})
+async def wan(worker):
+    wan = Wan(SCENARIO, {"n1": worker.address})
     await wan.start()
     yield wan
     await wan.stop()
@@ -156,12 +156,12 @@ async def test_half_close_passes_and_the_answer_still_comes(wan):
     writer.close()
 
 
-async def test_a_leaving_client_is_seen_by_the_node(wan, node):
+async def test_a_leaving_client_is_seen_by_the_worker(wan, worker):
     reader, writer = await connect(wan, NEAR)
     await round_trips(reader, writer, 1)
     writer.close()
     async with asyncio.timeout(RTT + 0.5):
-        await node.lost.wait()
+        await worker.lost.wait()
 
 
 async def test_disabled_proxy_resets_and_refuses_then_comes_back_at_its_address(wan):
@@ -192,12 +192,12 @@ async def test_a_node_that_refuses_resets_the_client(wan):
         writer.close()
 
 
-async def test_back_pressure_reaches_the_sender(wan, node):
+async def test_back_pressure_reaches_the_sender(wan, worker):
     """A reader that stops must stop the sender: what is under way is bounded by the proxy's mark, the sockets'
     buffers (at most 6 MiB each by Linux's defaults) and the stream buffers, far below the 64 MiB offered."""
     offered = 64 << 20
     taken = 0
-    node.reads = False
+    worker.reads = False
     _, writer = await connect(wan, FAR)
     while taken < offered:
         writer.write(b"x" * 65536)

@@ -41,10 +41,10 @@ async def test_proxies_are_listed_in_toxiproxys_shape(client):
 async def test_link_changes_and_reset(client, wan):
     way = wan.ways["europe-west4", "us-central1"]
     before = way.delay
-    answer = await client.post("/links/europe-west4/us-central1", json={"delay_ms": 5, "jitter_ms": 0, "down": True})
+    answer = await client.post("/legs/europe-west4/us-central1", json={"delay_ms": 5, "jitter_ms": 0, "down": True})
     assert await answer.json() == {"delay_ms": 5, "jitter_ms": 0, "down": True}
     assert (way.delay, way.down) == (0.005, True)
-    assert (await (await client.get("/links")).json())["us-central1/europe-west4"]["down"] is False
+    assert (await (await client.get("/legs")).json())["us-central1/europe-west4"]["down"] is False
     assert (await client.post("/reset")).status == 204
     assert (way.delay, way.down) == (before, False)
 
@@ -68,8 +68,8 @@ async def test_proxy_is_disabled_and_enabled(client, wan):
     ("path", "body", "status"),
     [
         ("/proxies/nobody", {"enabled": True}, 404),
-        ("/links/a/b", {}, 404),
-        ("/links/europe-west4/us-central1", {"delay_ms": -1}, 400),
+        ("/legs/a/b", {}, 404),
+        ("/legs/europe-west4/us-central1", {"delay_ms": -1}, 400),
         ("/proxies/us-a/toxics", {"type": "bandwidth", "attributes": {}}, 400),
     ],
 )
@@ -91,14 +91,14 @@ def test_bad_upstreams_are_refused(pair):
 
 def test_the_process_delays_as_the_table_says(tmp_path):
     """The real thing, on uvloop: the same tolerance as in test_wan.py, and for the same reasons."""
-    with socket.create_server(("127.0.0.1", 0)) as node:
-        upstream = f"us-a=127.0.0.1:{node.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as worker:
+        upstream = f"us-a=127.0.0.1:{worker.getsockname()[1]}"
         command = [sys.executable, "-m", "loadtests.live.wan_control", "--upstream", upstream]
         wan = Child("wan", command, tmp_path)
         try:
             host, _, port = fetch(f"{wan.wait_ready(20).split()[1]}/proxies")["us-a"]["listen"].partition(":")
             source = DEMO.regions["europe-west4"].source_address
-            with socket.create_connection((host, int(port)), 5, (source, 0)) as client, node.accept()[0] as far:
+            with socket.create_connection((host, int(port)), 5, (source, 0)) as client, worker.accept()[0] as far:
                 taken = [_round_trip(client, far) for _ in range(9)]
         finally:
             end_all([wan])
