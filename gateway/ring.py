@@ -23,13 +23,23 @@ CAPACITY = 4096
 """About 10 MB of traces; at 100 requests a second the last 40 seconds."""
 
 
+class Tried(msgspec.Struct, gc=False, frozen=True):
+    """One attempt, as it was when it ended: prices that change later do not change what it cost."""
+
+    dispatch: Dispatch
+    outcome: Outcome | None = None
+    """`None` while it is open."""
+    cost: float = 0.0
+    """What it really cost, in US dollars."""
+
+
 class Trace(msgspec.Struct, kw_only=True):
     """One client request from its first byte to its end; filled in by the exchange."""
 
     request_id: str
     request: Request | None = None
     """`None` when it was refused before it could be understood."""
-    attempts: list[tuple[Dispatch, Outcome | None]] = []
+    attempts: list[Tried] = []
     shed: Shed | None = None
     status: int = 0
     """The HTTP status the client got; 0 while unanswered."""
@@ -38,10 +48,16 @@ class Trace(msgspec.Struct, kw_only=True):
     wall: float = 0.0
     """Unix time when the ring took it; the only wall-clock figure."""
 
+    def sent(self, dispatch: Dispatch) -> None:
+        """An attempt began."""
+        self.attempts.append(Tried(dispatch))
+
+    def settled(self, dispatch: Dispatch, outcome: Outcome, cost: float) -> None:
+        """The attempt that began last has ended."""
+        self.attempts[-1] = Tried(dispatch, outcome, cost)
+
 
 Sink = Callable[[Trace], None]
-Price = Callable[[Dispatch, Outcome], float]
-"""What an attempt really cost, in US dollars."""
 
 
 class Ring:
@@ -85,7 +101,7 @@ class Ring:
         return list(islice(reversed(self._traces.values()), n))
 
 
-def encode(trace: Trace, price: Price) -> dict[str, Any]:
+def encode(trace: Trace) -> dict[str, Any]:
     """A trace for people and programs: JSON-ready, predicted against actual for every attempt, in milliseconds."""
     told: dict[str, Any] = {
         "request_id": trace.request_id,
@@ -114,11 +130,12 @@ def encode(trace: Trace, price: Price) -> dict[str, Any]:
             "detail": trace.shed.detail or meaning.message,
             "param": trace.shed.param,
         }
-    told["attempts"] = [_attempt(dispatch, outcome, price) for dispatch, outcome in trace.attempts]
+    told["attempts"] = [_attempt(tried) for tried in trace.attempts]
     return told
 
 
-def _attempt(dispatch: Dispatch, outcome: Outcome | None, price: Price) -> dict[str, Any]:
+def _attempt(tried: Tried) -> dict[str, Any]:
+    dispatch, outcome = tried.dispatch, tried.outcome
     node = dispatch.node
     return {
         "attempt": dispatch.attempt,
@@ -126,10 +143,17 @@ def _attempt(dispatch: Dispatch, outcome: Outcome | None, price: Price) -> dict[
         "region": node.region,
         "variant": node.endpoint.variant,
         "promise": dispatch.status.value,
-        "outcome": "pending" if outcome is None else outcome.reason.label if outcome.reason else "ok",
+        "outcome": "pending" if outcome is None else _label(outcome),
         "predicted": _predicted(dispatch.eta) | {"cost_usd": dispatch.cost},
-        "actual": None if outcome is None else _actual(outcome) | {"cost_usd": price(dispatch, outcome)},
+        "actual": None if outcome is None else _actual(outcome) | {"cost_usd": tried.cost},
     }
+
+
+def _label(outcome: Outcome) -> str:
+    """What an attempt came to, in one word for metrics and people."""
+    if outcome.client_error:
+        return "client_error"
+    return outcome.reason.label if outcome.reason else "ok"
 
 
 def _predicted(eta: Eta) -> dict[str, float | None]:

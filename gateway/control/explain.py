@@ -1,4 +1,4 @@
-"""What would be decided for a request, and what was: the two explanations.
+"""What would be decided for a request now. What was decided for an earlier one is in `ring.py`.
 
 A request to be explained goes through the very code of the data plane (header table, body reader, routes, router);
 only the reservation and the forwarding are left out.
@@ -16,12 +16,10 @@ from gateway import oip
 from gateway.auth import Client
 from gateway.edge.plane import Plane
 from gateway.openai import headers, requests
-from gateway.ring import Trace, encode
-from policies import cost
 from policies.explain import Explanation
 from policies.explain import explain as explain_decision
 from policies.reason import Reason
-from policies.request import Dispatch, Outcome, Shed
+from policies.request import Shed
 
 CLIENT = Client("admin")
 """On whose behalf a request is explained: nobody's limits but the route's."""
@@ -95,12 +93,3 @@ def explain(plane: Plane, asking: Asking, address: str) -> Explanation | Shed:
         country=plane.locator.locate(address, forwarded).country,
     )
     return request if isinstance(request, Shed) else explain_decision(plane.router, request, now)
-
-
-def told(trace: Trace) -> dict[str, Any]:
-    """A decided request, predicted against actual."""
-    return encode(trace, _bill)
-
-
-def _bill(dispatch: Dispatch, outcome: Outcome) -> float:
-    return cost.bill(dispatch.node, dispatch.request, outcome)

@@ -14,6 +14,7 @@ import msgspec
 from gateway.control import explain, nodes
 from gateway.edge.plane import Plane
 from gateway.registry import Registry
+from gateway.ring import encode
 from policies.reason import Reason
 from policies.request import Shed
 
@@ -106,11 +107,11 @@ class Slot:
         trace = self._plane.ring.find(request_id)
         if trace is None:
             return Shed(Reason.NOT_FOUND, "No recent request has this id.", "request_id")
-        return explain.told(trace)
+        return encode(trace)
 
     def recent(self, count: int) -> list[dict[str, Any]]:
         """The newest decisions, newest first."""
-        return [explain.told(trace) for trace in self._plane.ring.recent(count)]
+        return [encode(trace) for trace in self._plane.ring.recent(count)]
 
     def metrics(self) -> bytes:
         return self._plane.telemetry.page()

@@ -148,7 +148,7 @@ class Exchange(Alarm):
             self._go(DECIDE)
         self._tried.append(worker.id)
         plane.telemetry.dispatched(dispatch)
-        self._trace.attempts.append((dispatch, None))
+        self._trace.sent(dispatch)
         pool = plane.upstream.of(worker.address)
         self._attempt = attempt = Attempt(plane.router, dispatch, pool)
         link = pool.take()
@@ -383,7 +383,7 @@ class Exchange(Alarm):
         outcome = attempt.settle(reason, now, **seen)
         cost = attempt.cost()
         self._plane.telemetry.settled(attempt.dispatch, outcome, cost, attempt.in_deadline())
-        self._trace.attempts[-1] = (attempt.dispatch, outcome)
+        self._trace.settled(attempt.dispatch, outcome, cost)
         return cost
 
     def _refuse(self, shed: Shed) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 
-from gateway.ring import Ring, Trace, encode
+from gateway.ring import Ring, Trace, Tried, encode
+from policies.cost import bill
+from policies.fleet import Fleet
 from policies.reason import Reason
-from policies.request import Outcome, Shed
-from tests.gateway.members import dispatch, node, request
+from policies.request import Outcome, Shed, WorkerSeen
+from tests.gateway.members import dispatch, node, request, worker
 
 
 def trace(request_id: str = "r1") -> Trace:
@@ -40,7 +43,7 @@ def test_a_repeated_id_keeps_the_newest_and_its_age() -> None:
 
 def test_traces_do_not_share_attempts() -> None:
     one, two = trace(), trace()
-    one.attempts.append((dispatch(), None))
+    one.sent(dispatch())
     assert two.attempts == []
 
 
@@ -67,12 +70,17 @@ def test_a_decision_is_told_part_by_part() -> None:
     lost = Outcome(reason=Reason.UPSTREAM_LOST, total=0.05)
     good = Outcome(first_byte=0.09, total=0.11, queue=0.01, prefill=0.03, decode=0.04, accelerator=0.07)
     told_of = Trace(
-        request_id="r7", request=asked, status=200, finished=100.2,
-        attempts=[(dispatch(asked), lost), (dispatch(asked, node("us-east", "w2"), 2), good)],
-    )  # fmt: skip
+        request_id="r7",
+        request=asked,
+        status=200,
+        finished=100.2,
+    )
+    for sent, outcome, cost in ((dispatch(asked), lost, 0.0), (dispatch(asked, node("us-east", "w2"), 2), good, 0.125)):
+        told_of.sent(sent)
+        told_of.settled(sent, outcome, cost)
     ring = Ring(wall=lambda: 0.0)
     ring.add(told_of)
-    told = json.loads(json.dumps(encode(told_of, lambda dispatch, outcome: 0.125)))
+    told = json.loads(json.dumps(encode(told_of)))
     assert told["at"] == "1970-01-01T00:00:00.000+00:00"
     assert told["deadline_ms"] == pytest.approx(250)
     assert told["took_ms"] == pytest.approx(200)
@@ -93,15 +101,33 @@ def test_a_decision_is_told_part_by_part() -> None:
 
 def test_refused_pending_and_patient_requests_are_told_too() -> None:
     shed = Shed(Reason.DEADLINE_INFEASIBLE, "short by 3 ms", "x-deadline-ms")
-    told = encode(Trace(request_id="r", shed=shed, status=429), lambda dispatch, outcome: 0.0)
+    told = encode(Trace(request_id="r", shed=shed, status=429))
     assert told["refused"] == {
         "reason": "deadline_infeasible", "code": "deadline_infeasible", "detail": "short by 3 ms",
         "param": "x-deadline-ms",
     }  # fmt: skip
     assert told["attempts"] == []
     asked = request()
-    told = encode(Trace(request_id="r", request=asked, attempts=[(dispatch(asked), None)]), lambda d, o: 0.0)
+    told = encode(Trace(request_id="r", request=asked, attempts=[Tried(dispatch(asked))]))
     assert told["deadline_ms"] is None
     assert told["took_ms"] is None
     assert told["attempts"][0]["outcome"] == "pending"
     assert told["attempts"][0]["actual"] is None
+
+
+def test_what_an_attempt_cost_stays_when_prices_change() -> None:
+    fleet, outcome, kept = Fleet(random.Random(1)), Outcome(total=0.1, accelerator=3.6), trace()
+    fleet.apply(WorkerSeen(worker(price=1.0)), 0.0)
+    sent = dispatch(at=fleet.nodes()[0])
+    kept.sent(sent)
+    kept.settled(sent, outcome, bill(sent.node, sent.request, outcome))
+    fleet.apply(WorkerSeen(worker(seq=2, price=1000.0)), 1.0)
+    assert bill(sent.node, sent.request, outcome) == pytest.approx(1.0)  # the node is as dear as it is now
+    assert encode(kept)["attempts"][0]["actual"]["cost_usd"] == pytest.approx(0.001)
+
+
+def test_a_client_error_is_no_success() -> None:
+    refused = trace()
+    refused.sent(dispatch())
+    refused.settled(dispatch(), Outcome(total=0.1, client_error=True), 0.0)
+    assert encode(refused)["attempts"][0]["outcome"] == "client_error"

@@ -16,7 +16,7 @@ from gateway.app import Gateway
 from gateway.auth import Keys
 from gateway.control import app as control
 from gateway.control.app import ROUTES
-from gateway.ring import Trace
+from gateway.ring import Trace, Tried
 from policies.request import Outcome
 from tests.gateway.control.conftest import MODEL, SECRET, admin_config
 from tests.gateway.members import dispatch
@@ -140,10 +140,12 @@ async def test_an_unknown_model_is_explained_as_refused(client: TestClient) -> N
 async def test_a_decided_request_by_its_id(client: TestClient, gateway: Gateway) -> None:
     sent = dispatch()
     outcome = Outcome(total=0.1, queue=0.0, prefill=0.03, decode=0.04, accelerator=3.6)
-    gateway.plane.ring.add(Trace(request_id="a/b", request=sent.request, attempts=[(sent, outcome)], status=200))
+    gateway.plane.ring.add(
+        Trace(request_id="a/b", request=sent.request, attempts=[Tried(sent, outcome, 0.25)], status=200)
+    )
     status, told = await fetch(client, "GET", "/admin/explain/a/b")
     assert status == 200
-    assert told["attempts"][0]["actual"]["cost_usd"] == pytest.approx(0.001)  # 3.6 s at a dollar an hour
+    assert told["attempts"][0]["actual"]["cost_usd"] == 0.25
     assert (await fetch(client, "GET", "/admin/explain?n=10"))[1]["decisions"] == [told]
     assert (await fetch(client, "GET", "/admin/explain?n=x"))[0] == 400
     assert (await fetch(client, "GET", "/admin/explain/unknown"))[0] == 404
