@@ -93,11 +93,13 @@ class Histogram:
 class Traffic:
     """What went to one region."""
 
-    __slots__ = ("accelerator", "cost", "dispatched", "expected_cost", "outcomes", "tokens")
+    __slots__ = ("accelerator", "client_errors", "cost", "dispatched", "expected_cost", "outcomes", "tokens")
 
     def __init__(self) -> None:
         self.dispatched: dict[Status, int] = dict.fromkeys(Status, 0)
         self.outcomes: dict[Reason | None, int] = {}
+        """Without client errors, which are complete answers and no success."""
+        self.client_errors = 0
         self.cost = 0.0
         self.expected_cost = 0.0
         self.accelerator = 0.0
@@ -145,16 +147,19 @@ class Telemetry(Collector):
 
     def settled(self, dispatch: Dispatch, outcome: Outcome, cost: float, in_deadline: bool) -> None:
         """An attempt ended; `cost` is what it really cost, in US dollars."""
-        traffic = self._traffic(dispatch.node.region)
-        traffic.outcomes[outcome.reason] = traffic.outcomes.get(outcome.reason, 0) + 1
+        traffic, reason = self._traffic(dispatch.node.region), outcome.reason
         traffic.cost += cost
         traffic.expected_cost += dispatch.cost
         traffic.accelerator += outcome.accelerator or 0.0
         traffic.tokens += outcome.output_tokens or 0
-        if not dispatch.request.patient:
-            promise = (dispatch.status, dispatch.request.probability, in_deadline and outcome.reason is None)
+        if outcome.client_error:  # a fast no says nothing of the promise, nor of the prediction
+            traffic.client_errors += 1
+            return
+        traffic.outcomes[reason] = traffic.outcomes.get(reason, 0) + 1
+        if reason is not Reason.CLIENT_GONE and not dispatch.request.patient:
+            promise = (dispatch.status, dispatch.request.probability, in_deadline and reason is None)
             self._promises[promise] = self._promises.get(promise, 0) + 1
-        if outcome.reason is None and outcome.total is not None:
+        if reason is None and outcome.total is not None:
             self._compare(dispatch, outcome, outcome.total)
 
     def finished(self, status: int, seconds: float) -> None:
@@ -257,6 +262,8 @@ class Telemetry(Collector):
                 dispatched.add_metric([region, status.value], count)
             for reason, count in traffic.outcomes.items():
                 outcomes.add_metric([region, reason.label if reason else "ok"], count)
+            if traffic.client_errors:
+                outcomes.add_metric([region, "client_error"], traffic.client_errors)
             cost.add_metric([region], traffic.cost)
             expected.add_metric([region], traffic.expected_cost)
             accelerator.add_metric([region], traffic.accelerator)

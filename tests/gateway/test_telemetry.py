@@ -80,6 +80,19 @@ def test_promises_show_calibration() -> None:
     assert sum(value for name, value in found.items() if name.startswith("isochrone_promises_total")) == 3
 
 
+def test_what_the_client_did_is_neither_a_kept_nor_a_broken_promise() -> None:
+    telemetry, wanted = Telemetry(), request(deadline=100.5)
+    telemetry.settled(dispatch(wanted), Outcome(total=0.01, client_error=True), 0.0, True)
+    telemetry.settled(dispatch(wanted), Outcome(reason=Reason.CLIENT_GONE, total=0.01), 0.0, False)
+    found = page(telemetry)
+    assert not [name for name in found if name.startswith("isochrone_promises_total")]
+    assert found["isochrone_attempts_total{outcome=client_error,region=eu-west}"] == 1
+    assert found["isochrone_attempts_total{outcome=client_gone,region=eu-west}"] == 1
+    assert "isochrone_attempts_total{outcome=ok,region=eu-west}" not in found
+    for side in ("predicted", "actual"):
+        assert found[f"isochrone_{side}_seconds_count{{component=total}}"] == 0
+
+
 def test_requests_attempts_and_dollars() -> None:
     telemetry = Telemetry()
     first, second = dispatch(cost=0.5), dispatch(at=node("us-east"), attempt=2, cost=0.25)
