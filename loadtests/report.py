@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 WIDTH = 140
-"""Columns the widest table needs."""
+"""Columns the widest table of the demo needs."""
+PIPE_WIDTH = 10_000
+"""A file has no columns: wide enough for whatever fleet; tables take only what they need."""
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,9 +85,9 @@ def errors(sent: Sequence[Sent]) -> dict[str, int]:
 
 
 def screen(*, stderr: bool = False) -> Console:
-    """Where finished tables go. In a narrow terminal, or a pipe, long lines are better than cut words."""
+    """Where finished tables go: in a narrow terminal long lines are better than cut words, in a pipe a row is a line."""
     console = Console(stderr=stderr)
-    console.width = max(console.width, WIDTH)
+    console.width = max(console.width, WIDTH) if console.is_terminal else PIPE_WIDTH
     return console
 
 
@@ -129,7 +131,7 @@ def side_by_side(runs: Mapping[str, Summary], what: str = "policy", title: str |
     table.add_column(what, no_wrap=True)
     for column in ("requests", "answered", "in deadline", "$ a million", "p50", "p99"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("workers", no_wrap=True)
+    table.add_column("workers")
     for name, run in runs.items():
         table.add_row(
             name,

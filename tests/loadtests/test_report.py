@@ -5,7 +5,7 @@ import math
 import pytest
 from rich.console import Console
 
-from loadtests.report import Sent, comparison, percentile, requests_table, side_by_side, summarise
+from loadtests.report import Sent, comparison, percentile, requests_table, screen, side_by_side, summarise
 
 HELD = Sent(
     number=0, kind="chat", ok=True, took=0.05, deadline=0.1, worker="eu-a", region="eu", cost=2e-6, predicted=0.04
@@ -71,3 +71,27 @@ def test_comparison_is_one_json_object():
     assert result["by_node"] == {"eu-a": 1, "us-a": 1}
     assert result["nearest"] == {"in_deadline": 1, "cost_usd": 2e-6}
     assert result["lowest_cost"] == {"in_deadline": 0, "cost_usd": 1e-6}
+
+
+def test_in_a_pipe_no_word_is_cut_and_no_row_broken(capsys):
+    crowd = [
+        Sent(
+            number=1000 + number,
+            kind="embeddings, any time",
+            ok=True,
+            took=12.345,
+            deadline=10.0,
+            worker=f"asia-{number % 6}",
+            region="asia-northeast1",
+            variant="fp32",
+            cost=1.25e-4,
+            predicted=10.5,
+        )
+        for number in range(6000)
+    ]
+    screen().print(requests_table(crowd[:6], "run"))
+    screen().print(side_by_side({"cheapest_in_deadline": summarise(crowd)}))
+    lines = capsys.readouterr().out.splitlines()
+    assert "…" not in "".join(lines)
+    assert len([line for line in lines if "embeddings, any time" in line and "asia-northeast1" in line]) == 6
+    assert any("cheapest_in_deadline" in line and "asia-0:1000" in line and "asia-5:1000" in line for line in lines)
