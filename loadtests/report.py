@@ -85,7 +85,7 @@ def errors(sent: Sequence[Sent]) -> dict[str, int]:
 
 
 def screen(*, stderr: bool = False) -> Console:
-    """Where finished tables go: in a narrow terminal long lines are better than cut words, in a pipe a row is a line."""
+    """Where finished tables go: in a narrow terminal long lines are better than cut words; a pipe has no width."""
     console = Console(stderr=stderr)
     console.width = max(console.width, WIDTH) if console.is_terminal else PIPE_WIDTH
     return console
