@@ -181,6 +181,7 @@ class Gateway:
         router = Router(self.fleet, built.policies, self._rng)
         router.adopt(plane.router)
         plane.router, plane.routes = router, built.routes
+        built.locator.adopt(plane.locator)
         plane.keys, plane.locator, plane.steering = built.keys, built.locator, built.steering
         plane.limits, plane.decision_headers = config.limits, config.decision_headers
         plane.hosts = frozenset(host.lower().encode() for host in config.hosts)

@@ -73,6 +73,11 @@ class Locator:
             self._checked = now
             self._look()
 
+    def adopt(self, earlier: Locator) -> None:
+        """Count on from an earlier configuration's figures."""
+        self.failures += earlier.failures
+        self.unknown += earlier.unknown
+
     def locate(self, peer: str, forwarded: bytes | None) -> Place:
         """Where the client is: `peer` is the address of the connection, `forwarded` the value (joined by commas) of
         `X-Forwarded-For` or `Forwarded`, which counts only when the peer is trusted."""

@@ -13,14 +13,14 @@ from itertools import islice
 from gateway.control.slot import Generation
 from gateway.edge.plane import Plane
 from gateway.registry import Registry
-from gateway.telemetry import MAX_REGIONS, Gauge, Telemetry
+from gateway.telemetry import MAX_REGIONS, Reading, Telemetry
 from policies.health import State
 
 Figures = dict[tuple[str, ...], float]
 
 
 def show(telemetry: Telemetry, plane: Plane, registry: Registry, generation: Callable[[], Generation]) -> None:
-    """Put every gauge on the page."""
+    """Put every one of them on the page."""
 
     def workers() -> Figures:
         counted = Counter(state.health.state for state in plane.router.fleet.workers.values())
@@ -40,22 +40,25 @@ def show(telemetry: Telemetry, plane: Plane, registry: Registry, generation: Cal
         return lambda: {(): value()}
 
     for gauge in (
-        Gauge("workers", "Workers by state.", ("state",), workers),
-        Gauge("nodes", "Model variants that may be routed to.", (), flag(lambda: len(plane.router.fleet.nodes()))),
-        Gauge("workers_doubted", "Workers kept though their registry lost them.", (),
-              flag(lambda: len(registry.roster.doubted))),
-        Gauge("region_rtt_seconds", "Smoothed round trip to a region's workers.", ("region",), rtts),
-        Gauge("registry_age_seconds", "Since the last complete read of a registry.", ("region",), ages),
-        Gauge("registry_live", "Whether a registry is heard.", ("region",), live),
-        Gauge("in_flight", "Attempts sent and not settled.", (), flag(lambda: plane.router.open)),
-        Gauge("draining", "Whether this gateway is shutting down.", (), flag(lambda: plane.draining)),
-        Gauge("traces", "Decisions that can be explained by request id.", (), flag(lambda: len(plane.ring))),
-        Gauge("geoip_failures", "Times the GeoIP database could not be used.", (),
-              flag(lambda: plane.locator.failures)),
-        Gauge("geoip_unknown", "Requests whose place was not found.", (), flag(lambda: plane.locator.unknown)),
-        Gauge("wheel_faults", "Timeouts whose action failed.", (), flag(lambda: plane.wheel.faults)),
-        Gauge("config_generation", "Number of the configuration in force.", (), flag(lambda: generation().number)),
-        Gauge("config_stale", "Whether the newest configuration file was refused.", (),
-              flag(lambda: bool(generation().refused))),
+        Reading("workers", "Workers by state.", ("state",), workers),
+        Reading("nodes", "Model variants that may be routed to.", (), flag(lambda: len(plane.router.fleet.nodes()))),
+        Reading("workers_doubted", "Workers kept though their registry lost them.", (),
+                flag(lambda: len(registry.roster.doubted))),
+        Reading("region_rtt_seconds", "Smoothed round trip to a region's workers.", ("region",), rtts),
+        Reading("registry_age_seconds", "Since the last complete read of a registry.", ("region",), ages),
+        Reading("registry_live", "Whether a registry is heard.", ("region",), live),
+        Reading("in_flight", "Attempts sent and not settled.", (), flag(lambda: plane.router.open)),
+        Reading("draining", "Whether this gateway is shutting down.", (), flag(lambda: plane.draining)),
+        Reading("traces", "Decisions that can be explained by request id.", (), flag(lambda: len(plane.ring))),
+        Reading("geoip_failures", "Times the GeoIP database could not be used.", (),
+                flag(lambda: plane.locator.failures), rises=True),
+        Reading("geoip_unknown", "Requests whose place was not found.", (), flag(lambda: plane.locator.unknown),
+                rises=True),
+        Reading("wheel_faults", "Timeouts whose action failed.", (), flag(lambda: plane.wheel.faults), rises=True),
+        Reading("panics", "Attempts sent to a node in bad health, because too few good ones were left.", (),
+                flag(lambda: plane.router.fleet.panics), rises=True),
+        Reading("config_generation", "Number of the configuration in force.", (), flag(lambda: generation().number)),
+        Reading("config_stale", "Whether the newest configuration file was refused.", (),
+                flag(lambda: bool(generation().refused))),
     ):  # fmt: skip
         telemetry.watch(gauge)

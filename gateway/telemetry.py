@@ -106,13 +106,15 @@ class Traffic:
         self.tokens = 0
 
 
-class Gauge(NamedTuple):
+class Reading(NamedTuple):
     """A figure read at scrape time: label values -> number."""
 
     name: str
     help: str
     labels: tuple[str, ...]
     read: Callable[[], Mapping[tuple[str, ...], float]]
+    rises: bool = False
+    """Whether it only grows while the process runs, which makes it a counter; else it is a gauge."""
 
 
 class Telemetry(Collector):
@@ -129,7 +131,7 @@ class Telemetry(Collector):
         self._actual = [Histogram() for _ in COMPONENTS]
         self._latency = Histogram()
         self._lag = Histogram()
-        self._gauges: list[Gauge] = []
+        self._readings: list[Reading] = []
         self._page = CollectorRegistry(auto_describe=False)
         self._page.register(self)
 
@@ -203,9 +205,9 @@ class Telemetry(Collector):
         """What `count` has added up under `name`."""
         return self._counts[name]
 
-    def watch(self, gauge: Gauge) -> None:
-        """Show a gauge on the page from now on."""
-        self._gauges.append(gauge)
+    def watch(self, reading: Reading) -> None:
+        """Show a figure on the page from now on."""
+        self._readings.append(reading)
 
     def page(self) -> bytes:
         """The metrics page in the Prometheus text format 0.0.4."""
@@ -226,9 +228,10 @@ class Telemetry(Collector):
             yield family
         yield _plain("isochrone_request_seconds", "From first request byte to last answer byte.", self._latency)
         yield _plain("isochrone_loop_lag_seconds", "How late the event loop ran a timer.", self._lag)
-        for gauge in self._gauges:
-            shown = GaugeMetricFamily(f"isochrone_{gauge.name}", gauge.help, labels=list(gauge.labels))
-            for labels, value in gauge.read().items():
+        for reading in self._readings:
+            kind = CounterMetricFamily if reading.rises else GaugeMetricFamily
+            shown = kind(f"isochrone_{reading.name}", reading.help, labels=list(reading.labels))
+            for labels, value in reading.read().items():
                 shown.add_metric(list(labels), value)
             yield shown
 

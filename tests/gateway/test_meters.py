@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gateway.app import Gateway
-from gateway.config import GatewayConfig
+from gateway.config import GatewayConfig, load
 from policies.records import seal_worker
 from policies.request import DrainSet, RoundTrip
 from tests.gateway.members import worker
@@ -29,5 +31,23 @@ async def test_the_fleet_and_the_registries() -> None:
     assert found["isochrone_registry_age_seconds{region=us-east}"] == float("inf")
     assert found["isochrone_config_generation"] == 1
     assert found["isochrone_draining"] == 0
+    assert found["isochrone_panics_total"] == 0
+    gateway.fleet.panics += 2
+    assert page(gateway.telemetry)["isochrone_panics_total"] == 2
     gateway.plane.draining = True
     assert page(gateway.telemetry)["isochrone_draining"] == 1
+
+
+async def test_what_is_counted_survives_a_reload(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(f"geoip: {{path: {tmp_path / 'missing.mmdb'}}}\n")
+    gateway = Gateway(load(path), path)
+    gateway.plane.locator.unknown += 3
+    gateway.plane.wheel.faults += 1
+    before = page(gateway.telemetry)
+    assert before["isochrone_geoip_failures_total"] == 1
+    assert await gateway.reload.reload()
+    after = page(gateway.telemetry)
+    assert after["isochrone_geoip_failures_total"] == 2  # the file is still missing
+    assert after["isochrone_geoip_unknown_total"] == 3
+    assert after["isochrone_wheel_faults_total"] == 1

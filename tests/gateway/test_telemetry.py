@@ -8,7 +8,7 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.telemetry import BOUNDS, COUNTERS, MAX_REGIONS, OTHER, Gauge, Histogram, Telemetry
+from gateway.telemetry import BOUNDS, COUNTERS, MAX_REGIONS, OTHER, Histogram, Reading, Telemetry
 from policies.reason import Reason
 from policies.request import Eta, Outcome, Status
 from tests.gateway.members import dispatch, node, request
@@ -126,13 +126,20 @@ def test_regions_are_bounded() -> None:
     assert len({name for name in found if name.startswith("isochrone_cost_dollars_total")}) == MAX_REGIONS + 1
 
 
-def test_gauges_are_read_when_asked() -> None:
+def test_readings_are_taken_when_asked() -> None:
     telemetry, figures = Telemetry(), {("eu",): 1.0, ("us",): math.inf}
-    telemetry.watch(Gauge("age_seconds", "An age.", ("region",), lambda: figures))
+    telemetry.watch(Reading("age_seconds", "An age.", ("region",), lambda: figures))
     figures["eu",] = 2.0
     found = page(telemetry)
     assert found["isochrone_age_seconds{region=eu}"] == 2.0
     assert found["isochrone_age_seconds{region=us}"] == math.inf
+
+
+def test_a_reading_that_rises_is_a_counter() -> None:
+    telemetry = Telemetry()
+    telemetry.watch(Reading("odd", "Odd things.", (), lambda: {(): 3.0}, rises=True))
+    assert page(telemetry)["isochrone_odd_total"] == 3.0
+    assert b"# TYPE isochrone_odd_total counter" in telemetry.page()
 
 
 def test_a_histogram_counts_at_or_below_its_bounds() -> None:
@@ -148,7 +155,7 @@ def test_a_histogram_counts_at_or_below_its_bounds() -> None:
 
 def test_label_values_cannot_break_the_page() -> None:
     telemetry = Telemetry()
-    telemetry.watch(Gauge("odd", "Odd labels.", ("region",), lambda: {('a"b\\c\nd',): 1.0}))
+    telemetry.watch(Reading("odd", "Odd labels.", ("region",), lambda: {('a"b\\c\nd',): 1.0}))
     assert page(telemetry)['isochrone_odd{region=a"b\\c\nd}'] == 1.0
 
 
