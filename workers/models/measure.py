@@ -11,14 +11,15 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnxruntime as ort
 
 from policies.records import Curve
-from workers.manifest import File, Host, Latency, digest
+from workers.manifest import File, Host, Latency, Variant, digest
 
 BATCHES = (1, 8, 32)
 Z95 = 1.959964
@@ -81,3 +82,38 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 def described(path: Path) -> File:
     return File(path.name, digest(path), path.stat().st_size)
+
+
+def variant(
+    path: Path,
+    name: str,
+    engine: str,
+    *,
+    right: int,
+    reference_right: int,
+    asked: int,
+    agreement: float,
+    latency_ms: dict[str, Latency],
+    curve: Curve,
+    max_batch: int,
+    fidelity: Mapping[str, float] = MappingProxyType({}),
+    tokens_per_second: Mapping[str, float] = MappingProxyType({}),
+) -> Variant:
+    """One variant as the manifest records it, from how many of the questions `asked` it and the reference got right."""
+    file = described(path)
+    return Variant(
+        variant=name,
+        engine=engine,
+        file=file.file,
+        sha256=file.sha256,
+        bytes=file.bytes,
+        score=round(right / asked, 5),
+        ci95=wilson(right, asked),
+        quality=round(right / reference_right, 5),
+        agreement=round(agreement, 5),
+        fidelity={measure: round(likeness, 5) for measure, likeness in fidelity.items()},
+        latency_ms=latency_ms,
+        tokens_per_second=dict(tokens_per_second),
+        curve=curve,
+        max_batch=max_batch,
+    )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from policies.records import Curve
 from workers.manifest import Latency
 from workers.models import measure
 
@@ -48,6 +49,26 @@ def test_a_file_is_described_by_its_bytes(tmp_path: Path):
     described = measure.described(path)
     assert (described.file, described.bytes) == ("x.bin", 3)
     assert described.sha256.startswith("ba7816bf")  # FIPS 180-2, appendix B.1
+
+
+def test_a_variant_is_recorded_by_its_marks(tmp_path: Path):
+    path = tmp_path / "m.int8.onnx"
+    path.write_bytes(b"abc")
+    curve = Curve(base=0.001)
+    made = measure.variant(
+        path, "int8", "onnx", right=15, reference_right=18, asked=20, agreement=2 / 3,
+        latency_ms={"1": Latency(1, 2, 3)}, curve=curve, max_batch=8, fidelity={"cosine": 0.999999},
+    )  # fmt: skip
+    assert (made.file, made.bytes, made.score, made.quality, made.agreement) == (
+        "m.int8.onnx",
+        3,
+        0.75,
+        0.83333,
+        0.66667,
+    )
+    assert made.ci95 == measure.wilson(15, 20)
+    assert made.fidelity == {"cosine": 1.0}
+    assert (made.curve, made.max_batch, made.latency_ms["1"].p99) == (curve, 8, 3)
 
 
 def test_the_host_says_what_it_is():

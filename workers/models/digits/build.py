@@ -172,17 +172,14 @@ def measured(path: Path, variant: str, data: Split, reference: Path) -> Variant:
     for batch in measure.BATCHES:
         feeds = {"pixels": data.held_pixels[:batch]}
         latencies[str(batch)] = measure.latency(measure.timed(lambda f=feeds: engine.run(f), 0.5))  # type: ignore[misc]
-    file = measure.described(path)
-    return Variant(
-        variant=variant,
-        engine="onnx",
-        file=file.file,
-        sha256=file.sha256,
-        bytes=file.bytes,
-        score=round(right / len(answers), 5),
-        ci95=measure.wilson(right, len(answers)),
-        quality=round(right / reference_right, 5),
-        agreement=round(float((answers == expected).mean()), 5),
+    return measure.variant(
+        path,
+        variant,
+        "onnx",
+        right=right,
+        reference_right=reference_right,
+        asked=len(answers),
+        agreement=float((answers == expected).mean()),
         latency_ms=latencies,
         curve=measure.tensor_curve(latencies),
         max_batch=32,

@@ -126,20 +126,17 @@ def measured(path: Path, variant: str, reference: Path) -> Variant:
         feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         run: Callable[[], object] = lambda f=feeds: engine.run(f)  # type: ignore[misc]  # noqa: E731
         latencies[str(batch)] = measure.latency(measure.timed(run, 1.0, fewest=20))
-    file = measure.described(path)
-    return Variant(
-        variant=variant,
-        engine="embed",
-        file=file.file,
-        sha256=file.sha256,
-        bytes=file.bytes,
-        score=round(right / len(asked), 5),
-        ci95=measure.wilson(right, len(asked)),
-        quality=round(right / expected_right, 5),
-        agreement=round(float((found == expected_found).mean()), 5),
+    return measure.variant(
+        path,
+        variant,
+        "embed",
+        right=right,
+        reference_right=expected_right,
+        asked=len(asked),
+        agreement=float((found == expected_found).mean()),
         fidelity={
-            "cosine": round(float((vectors * expected_vectors).sum(axis=1).mean()), 5),
-            f"recall_at_{NEIGHBOURS}": round(float(np.mean(shared)) / NEIGHBOURS, 5),
+            "cosine": float((vectors * expected_vectors).sum(axis=1).mean()),
+            f"recall_at_{NEIGHBOURS}": float(np.mean(shared)) / NEIGHBOURS,
         },
         latency_ms=latencies,
         curve=measure.tensor_curve(latencies),

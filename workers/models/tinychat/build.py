@@ -1,7 +1,8 @@
 """Builds tinychat: trains it, writes the fp32 and int8 decoder graphs, examines and times both, writes the manifest.
 
 Run `python -m workers.models.tinychat.build` with the `models` extra (ten minutes on one core; torch is needed here
-only). `--weights FILE` writes the graphs from weights kept by an earlier run instead of training again.
+only). `--weights FILE` writes the graphs from weights kept by an earlier run instead of training again; `--remeasure`
+leaves the graphs as they are and writes the manifest anew, every figure from that one run.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ def chat() -> Chat:
 def open_text(tokenizer: Path) -> Text:
     words = chat()
     return Text(tokenizer, words.template, words.end, words.begin)
+
+
+def graph_path(folder: Path, precision: str) -> Path:
+    return folder / f"tinychat.{precision}.onnx"
 
 
 def answers(engine: SlotEngine, prompts: Sequence[Sequence[int]], sampling: Sampling = GREEDY) -> list[list[int]]:
@@ -150,17 +155,14 @@ def measured(
     )
     steps = {flights: decode_steps(path, text, flights) for flights in IN_FLIGHT}
     latencies = {str(batch): measure.latency(steps[batch][0]) for batch in measure.BATCHES}
-    file = measure.described(path)
-    result = Variant(
-        variant=variant,
-        engine="slots",
-        file=file.file,
-        sha256=file.sha256,
-        bytes=file.bytes,
-        score=round(marks / len(exam), 5),
-        ci95=measure.wilson(marks, len(exam)),
-        quality=round(marks / reference_marks, 5),
-        agreement=round(sum(a == b for a, b in zip(found, reference, strict=True)) / len(exam), 5),
+    result = measure.variant(
+        path,
+        variant,
+        "slots",
+        right=marks,
+        reference_right=reference_marks,
+        asked=len(exam),
+        agreement=sum(a == b for a, b in zip(found, reference, strict=True)) / len(exam),
         latency_ms=latencies,
         tokens_per_second={str(flights): round(rate) for flights, (_, rate) in steps.items()},
         curve=curve(engine, latencies["1"].p50 / 1e3, np.random.default_rng(1)),
@@ -169,33 +171,34 @@ def measured(
     return result, found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, help="npz of trained weights: skip training")
-    parser.add_argument("--keep", type=Path, help="where to keep the trained weights (npz)")
-    asked = parser.parse_args()
+def write_graphs(weights_path: Path | None, keep: Path | None) -> None:
+    """Train, or read kept weights, and write the graphs, checked against torch."""
     shape, tokenizer = graph.Shape(), HERE / "tokenizer.json"
-    if asked.weights:
+    if weights_path:
         text = open_text(tokenizer)
-        with np.load(asked.weights) as kept:
+        with np.load(weights_path) as kept:
             weights = dict(kept)
     else:
         train.train_tokenizer(tokenizer, shape.vocabulary)
         text = open_text(tokenizer)
         weights = train.train(text, shape)
-    if asked.keep:
-        np.savez(asked.keep, **weights)
-    paths = {precision: HERE / f"tinychat.{precision}.onnx" for precision in graph.PRECISIONS}
-    for precision, path in paths.items():
-        onnx.save(graph.build(shape, weights, precision), path)
+    if keep:
+        np.savez(keep, **weights)
+    for precision in graph.PRECISIONS:
+        onnx.save(graph.build(shape, weights, precision), graph_path(HERE, precision))
     questions = [question for question, _ in corpus.exam()[:: len(corpus.exam()) // CHECKED_AGAINST_TORCH]]
     prompts = [text.encode_chat([{"role": "user", "content": question}]) for question in questions]
-    check_against_torch(SlotEngine(paths["fp32"], text.end), weights, prompts)
+    check_against_torch(SlotEngine(graph_path(HERE, "fp32"), text.end), weights, prompts)
 
+
+def record(folder: Path) -> Path:
+    """Examine and time the folder's graphs, all in this one run, and write the manifest beside them; its path."""
+    tokenizer = folder / "tokenizer.json"
+    text = open_text(tokenizer)
     variants = []
     reference = None
-    for precision, path in paths.items():
-        variant, found = measured(path, precision, text, reference)
+    for precision in graph.PRECISIONS:
+        variant, found = measured(graph_path(folder, precision), precision, text, reference)
         reference = reference or found
         variants.append(variant)
     manifest = Manifest(
@@ -209,14 +212,25 @@ def main() -> None:
         ),
         agreement_metric="share of held-out questions answered with the same tokens as by the reference",
         host=measure.host(),
-        context=shape.context,
+        context=graph.Shape().context,
         tokenizer=measure.described(tokenizer),
         chat=chat(),
         variants=tuple(variants),
     )
-    path = HERE / "tinychat.manifest.json"
+    path = folder / "tinychat.manifest.json"
     path.write_bytes(encode(manifest))
-    for variant in load(path).variants:
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", type=Path, help="npz of trained weights: skip training")
+    parser.add_argument("--keep", type=Path, help="where to keep the trained weights (npz)")
+    parser.add_argument("--remeasure", action="store_true", help="keep the graphs, renew the manifest; needs no torch")
+    asked = parser.parse_args()
+    if not asked.remeasure:
+        write_graphs(asked.weights, asked.keep)
+    for variant in load(record(HERE)).variants:
         print(
             f"{variant.variant}: exact answers {variant.score:.4f}, agreement {variant.agreement}, "
             f"tokens/s {variant.tokens_per_second}, {variant.curve}"

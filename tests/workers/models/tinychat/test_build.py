@@ -1,9 +1,13 @@
 """The committed tinychat, examined again."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from workers.engines.slots import SlotEngine
-from workers.manifest import bundled, read
+from workers.manifest import bundled, load, read
 from workers.models.tinychat import build, corpus
 
 MANIFEST = read(bundled("tinychat"))
@@ -71,3 +75,30 @@ def test_a_right_answer_is_right_to_the_letter():
     tokens = TEXT.encode("Paris.")[1:]
     assert build.right(TEXT, [*tokens, TEXT.end], "Paris.")
     assert not build.right(TEXT, tokens, "Paris")
+
+
+def test_measuring_anew_renews_every_figure_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The whole of `--remeasure`, over a short exam and a single round."""
+    for path in (*FOLDER.glob("*.onnx"), FOLDER / "tokenizer.json"):
+        (tmp_path / path.name).symlink_to(path)
+    short = corpus.exam()[:12]
+    monkeypatch.setattr(corpus, "exam", lambda: short)
+    monkeypatch.setattr(build, "ROUNDS", 1)
+    monkeypatch.setattr(build, "PAUSE", 0.0)
+    renewed = load(build.record(tmp_path))
+    assert renewed.eval.n == 12
+    assert (renewed.tokenizer, renewed.chat, renewed.context) == (MANIFEST.tokenizer, MANIFEST.chat, MANIFEST.context)
+    for ours, committed in zip(renewed.variants, MANIFEST.variants, strict=True):
+        assert (ours.variant, ours.engine, ours.sha256, ours.max_batch) == (
+            committed.variant, committed.engine, committed.sha256, committed.max_batch,
+        )  # fmt: skip
+        assert ours.latency_ms.keys() == committed.latency_ms.keys()
+        assert ours.tokens_per_second.keys() == committed.tokens_per_second.keys()
+        assert 0 < ours.curve.decode < 1
+        assert ours.latency_ms != committed.latency_ms
+
+
+def test_measuring_anew_needs_no_torch():
+    """Not even as an import."""
+    code = "import sys; sys.modules['torch'] = None; import workers.models.tinychat.build as b; b.chat()"
+    subprocess.run([sys.executable, "-c", code], check=True)
