@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import geoip2.database
 import geoip2.errors
@@ -26,6 +26,8 @@ CHECK_SECONDS = 1.0
 """How often `refresh` looks at the file."""
 CACHED_PLACES = 65_536
 """Networks remembered (a /24 or /48 each); a lookup costs some 30 us, a hit below 1 us."""
+CLAIMS = (b"x-forwarded-for", b"forwarded")
+"""Headers in which proxies name the client; where both came, the first counts."""
 MAX_HOPS = 32
 """Proxies in one forwarding header; more is nobody's real chain."""
 
@@ -203,6 +205,19 @@ def _place(country: object, latitude: object, longitude: object) -> Place:
     if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
         return Place(known) if known else UNKNOWN
     return Place(known, float(latitude), float(longitude))
+
+
+# What proxies say.
+
+
+def claimed(fields: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """What proxies before us claim about the client's address: every value of the header, joined in order. `fields`
+    have lower-case names. Who believes it is `locate`'s to decide."""
+    values: dict[bytes, list[bytes]] = {}
+    for name, value in fields:
+        if name in CLAIMS:
+            values.setdefault(name, []).append(value)
+    return next((b",".join(values[name]) for name in CLAIMS if name in values), None)
 
 
 # Addresses: four or sixteen bytes, IPv4 always as four.

@@ -20,6 +20,7 @@ from aiohttp import web
 
 from gateway.auth import Keys
 from gateway.control.slot import Slot
+from gateway.geo import claimed
 from gateway.openai import errors
 from policies.reason import TABLE, Reason
 from policies.request import Shed
@@ -37,7 +38,6 @@ RECENT = 50
 MAX_RECENT = 500
 KEY = web.RequestKey("key", str)
 """Id of the operator's key, for the log."""
-FORWARDED = ("x-forwarded-for", "forwarded")
 
 Answer = Callable[[Slot, web.Request], Awaitable[web.Response]]
 KeysNow = Callable[[], Keys]
@@ -158,8 +158,7 @@ async def _drain(slot: Slot, request: web.Request) -> web.Response:
 async def _steer(slot: Slot, request: web.Request) -> web.Response:
     asked = request.query.get("ip")
     if asked is None:
-        forwarded = next((value for name in FORWARDED if (value := request.headers.get(name))), None)
-        return _json(slot.steer(request.remote or "", forwarded.encode() if forwarded else None))
+        return _json(slot.steer(request.remote or "", claimed(_fields(request))))
     try:
         ipaddress.ip_address(asked)
     except ValueError:
@@ -169,8 +168,7 @@ async def _steer(slot: Slot, request: web.Request) -> web.Response:
 
 async def _explain(slot: Slot, request: web.Request) -> web.Response:
     path = request.match_info.get("path", "") or request.query.get("path", "")
-    fields = [(name.lower(), value) for name, value in request.raw_headers]
-    told = slot.explain(path, fields, await request.read(), request.remote or "")
+    told = slot.explain(path, _fields(request), await request.read(), request.remote or "")
     return refusal(told) if isinstance(told, Shed) else _json(told)
 
 
@@ -269,6 +267,10 @@ def _is_loopback(peer: str | None) -> bool:
 
 def _bytes(value: str | None) -> bytes | None:
     return None if value is None else value.encode("utf-8", "surrogateescape")
+
+
+def _fields(request: web.Request) -> list[tuple[bytes, bytes]]:
+    return [(name.lower(), value) for name, value in request.raw_headers]
 
 
 def _bound(answer: Answer, slot: Slot) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

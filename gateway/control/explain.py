@@ -15,6 +15,7 @@ import orjson
 from gateway import oip
 from gateway.auth import Client
 from gateway.edge.plane import Plane
+from gateway.geo import claimed
 from gateway.openai import headers, requests
 from policies.explain import Explanation
 from policies.explain import explain as explain_decision
@@ -82,7 +83,6 @@ def explain(plane: Plane, asking: Asking, address: str) -> Explanation | Shed:
     body = (oip.read if asking.path.startswith(b"/v2/") else requests.read)(asking.path, asking.raw)
     if isinstance(body, Shed):
         return body
-    forwarded = next((value for name, value in asking.fields if name in (b"x-forwarded-for", b"forwarded")), None)
     now = plane.clock()
     request = plane.routes.request(
         asked=asked,
@@ -90,6 +90,6 @@ def explain(plane: Plane, asking: Asking, address: str) -> Explanation | Shed:
         arrived=now,
         request_id=asked.request_id or "explain",
         client=CLIENT,
-        country=plane.locator.locate(address, forwarded).country,
+        country=plane.locator.locate(address, claimed(asking.fields)).country,
     )
     return request if isinstance(request, Shed) else explain_decision(plane.router, request, now)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from gateway.geo import claimed
 from policies.reason import Reason
 
 if TYPE_CHECKING:
@@ -50,10 +51,7 @@ class Head:
     def forwarded(self) -> bytes | None:
         """What proxies before us claim about the client's address; who believes it is geo.py's to decide."""
         named = self.named
-        if b"x-forwarded-for" in named or b"forwarded" in named:
-            claim = b"x-forwarded-for" if b"x-forwarded-for" in named else b"forwarded"
-            return b",".join([value for name, value in self.fields if name == claim])
-        return None
+        return claimed(self.fields) if b"x-forwarded-for" in named or b"forwarded" in named else None
 
 
 Hosts = frozenset[bytes]

@@ -16,6 +16,8 @@ from gateway.app import Gateway
 from gateway.auth import Keys
 from gateway.control import app as control
 from gateway.control.app import ROUTES
+from gateway.edge.gate import Head
+from gateway.geo import UNKNOWN, Place
 from gateway.ring import Trace, Tried
 from policies.request import Outcome
 from tests.gateway.control.conftest import MODEL, SECRET, admin_config
@@ -96,6 +98,29 @@ async def test_steer_by_address(client: TestClient) -> None:
     assert (await fetch(client, "GET", "/admin/steer"))[1]["ip"] == "127.0.0.1"
     status, told = await fetch(client, "GET", "/admin/steer?ip=nonsense")
     assert (status, told["error"]["param"]) == (400, "ip")
+
+
+class Places:
+    """A locator that notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes | None] = []
+
+    def locate(self, peer: str, forwarded: bytes | None) -> Place:
+        self.asked.append(forwarded)
+        return UNKNOWN
+
+
+async def test_every_forwarding_header_counts_as_on_the_data_plane(client: TestClient, gateway: Gateway) -> None:
+    places = Places()
+    gateway.plane.locator = places  # type: ignore[assignment]
+    hops = [("Forwarded", "for=9.9.9.9"), ("X-Forwarded-For", "1.1.1.1"), ("X-Forwarded-For", "2.2.2.2")]
+    await fetch(client, "GET", "/admin/steer", headers=hops)
+    await fetch(client, "POST", "/admin/explain", json=CHAT, headers=hops)
+    on_the_data_plane = Head(
+        b"POST", b"/", "1.1", [(name.lower().encode(), value.encode()) for name, value in hops]
+    ).forwarded
+    assert places.asked == [on_the_data_plane] * 2 == [b"1.1.1.1,2.2.2.2"] * 2
 
 
 async def test_explain_takes_the_request_in_three_ways(client: TestClient) -> None:
