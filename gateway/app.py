@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from gateway import snapshot
 from gateway.auth import Keys, verifier
-from gateway.config import GatewayConfig
+from gateway.config import GatewayConfig, notes
 from gateway.control import app as control
 from gateway.control.slot import Slot
 from gateway.edge.listener import Listener, listen
@@ -194,6 +194,8 @@ class Gateway:
     async def run(self, announce: Callable[[str], None]) -> None:
         """Serve until told to stop, then drain. Raises OSError when an address cannot be used."""
         self._restore()
+        for note in notes(self.config):
+            log.warning(note)
         background = [
             asyncio.ensure_future(self._keep(name, work))
             for name, work in (

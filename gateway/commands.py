@@ -191,6 +191,8 @@ def check(file: Path) -> None:
         raise RefusedExit(str(error)) from None
     count = len(config.routes)
     click.echo(f"{file}: good ({count} route{'' if count == 1 else 's'}, region {config.region})")
+    for note in configuration.notes(config):
+        click.echo(f"note: {note}")
 
 
 @click.group()

@@ -258,6 +258,15 @@ def check(config: GatewayConfig) -> None:
         _check_address(config.upstream.source_address, "$.upstream.source_address")
 
 
+def notes(config: GatewayConfig) -> list[str]:
+    """What is allowed and yet may not do what its author expects, a sentence each."""
+    return [
+        f"$.routes[{index}].when_infeasible: `hold` acts as best_effort: there is no queue in the gateway"
+        for index, route in enumerate(config.routes)
+        if Infeasible.HOLD in route.when_infeasible
+    ]
+
+
 def loopback(host: str) -> bool:
     """Whether only this machine reaches `host`."""
     if host == "localhost":

@@ -3,7 +3,20 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import ConfigError, Deadline, GatewayConfig, Listen, Regions, check, load, loopback, presets
+from gateway.config import (
+    ConfigError,
+    Deadline,
+    GatewayConfig,
+    Listen,
+    Match,
+    Regions,
+    RouteConfig,
+    check,
+    load,
+    loopback,
+    notes,
+    presets,
+)
 from policies.config import PolicyConfig
 from policies.request import Infeasible
 
@@ -148,3 +161,10 @@ def test_residency_is_strict_unless_said_otherwise():
 @pytest.mark.parametrize(("host", "local"), [("::1", True), ("10.0.0.1", False), ("example.com", False), ("", False)])
 def test_loopback(host, local):
     assert loopback(host) == local
+
+
+def test_hold_is_allowed_and_noted():
+    routes = (RouteConfig(match=Match(model="a")), RouteConfig(when_infeasible=(Infeasible.HOLD, Infeasible.REJECT)))
+    (note,) = notes(GatewayConfig(routes=routes))
+    assert note.startswith("$.routes[1].when_infeasible: `hold` acts as best_effort")
+    assert notes(GatewayConfig()) == []
