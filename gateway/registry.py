@@ -49,7 +49,6 @@ class Registry:
         self._links = [
             Link(source, url, roster, count, identity, rtts, self._rng, clock) for source, url in urls.items()
         ]
-        self._pending: dict[str, bool] = {}
 
     async def run(self) -> None:
         """Keep every link up and every lease judged, until cancelled."""
