@@ -33,11 +33,11 @@ class ConfigError(Exception):
         self.path, self.problem, self.file, self.line = path, problem, file, line
 
 
-Place = Callable[[ConfigError], ConfigError]
+Spot = Callable[[ConfigError], ConfigError]
 """Adds the file and the line to an error about a path."""
 
 
-def read(path: Path, shape: type[T]) -> tuple[T, Place]:
+def read(path: Path, shape: type[T]) -> tuple[T, Spot]:
     """Read a file. Raises `ConfigError`; the second value places errors found later."""
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -50,7 +50,7 @@ def read(path: Path, shape: type[T]) -> tuple[T, Place]:
     return parse(text, str(path), shape)
 
 
-def parse(text: str, file: str, shape: type[T]) -> tuple[T, Place]:
+def parse(text: str, file: str, shape: type[T]) -> tuple[T, Spot]:
     """Parse YAML into `shape`. An empty text is an empty mapping."""
     try:
         data = _yaml().load(text)

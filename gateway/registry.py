@@ -1,7 +1,7 @@
 """Every registry of the configuration, feeding one roster, and the clock that judges leases.
 
 Nothing here is ever awaited by a request. A registry that is gone, frozen or empty leaves the fleet as it was, only
-older; `roster.py` has the rules of who is in, `link.py` talks to one Redis.
+older; `roster.py` has the rules of who is in, `subscription.py` talks to one Redis.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from gateway.link import Link
 from gateway.roster import Roster
+from gateway.subscription import Subscription
 
 SWEEP_SECONDS = 0.25
 """Between looks for lapsed leases: one heartbeat."""
@@ -46,29 +46,33 @@ class Registry:
         self.roster = roster
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 (jitter)
-        self._links = [
-            Link(source, url, roster, count, identity, rtts, self._rng, clock) for source, url in urls.items()
+        self._subscriptions = [
+            Subscription(source, url, roster, count, identity, rtts, self._rng, clock) for source, url in urls.items()
         ]
 
     async def run(self) -> None:
-        """Keep every link up and every lease judged, until cancelled."""
+        """Keep every subscription up and every lease judged, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for link in self._links:
-                tasks.create_task(link.run())
+            for subscription in self._subscriptions:
+                tasks.create_task(subscription.run())
             tasks.create_task(self._sweep())
 
     async def settled(self, seconds: float) -> None:
         """Wait until every registry was read or failed to be, but not longer than this."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                for link in self._links:
-                    await link.tried.wait()
+                for subscription in self._subscriptions:
+                    await subscription.tried.wait()
 
     def standings(self) -> list[Standing]:
         now = self._clock()
         return [
-            Standing(link.source, link.live, None if link.read_at is None else now - link.read_at)
-            for link in self._links
+            Standing(
+                subscription.source,
+                subscription.live,
+                None if subscription.read_at is None else now - subscription.read_at,
+            )
+            for subscription in self._subscriptions
         ]
 
     async def drain(self, worker_id: str, on: bool) -> bool:
@@ -78,15 +82,15 @@ class Registry:
         """
         member = self.roster.members[worker_id]
         self.roster.drain(worker_id, on, self._clock())
-        for link in self._links:
-            if link.source == member.source:
-                return await link.drain(member.worker.region, worker_id, on)
+        for subscription in self._subscriptions:
+            if subscription.source == member.source:
+                return await subscription.drain(member.worker.region, worker_id, on)
         return False
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = self._clock()
-            for link in self._links:
-                if link.live:
-                    self.roster.sweep(link.source, now)
+            for subscription in self._subscriptions:
+                if subscription.live:
+                    self.roster.sweep(subscription.source, now)

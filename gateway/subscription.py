@@ -1,8 +1,9 @@
 """One Redis as a gateway hears it: a subscription, a periodic complete read, and the few things gateways write.
 
 Heard means that the subscription stands and the last read was complete; whatever fails, the session starts over and
-the fleet is served from memory. On the channel, records prove themselves (signature, sequence); every other message
-is a hint that makes us read the keys, which only their owners may write. Above it: registry.py; the rules: roster.py.
+the fleet is served from memory. Every worker publishes on a channel of its own, so that loads are its word; records
+prove themselves (signature, sequence), and goodbyes and drains are hints that make us read the keys. Above it:
+registry.py; the rules: roster.py.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ GHOST_SECONDS = 60.0
 """An id without record and lease for this long is taken out of its region's set."""
 
 
-class Link:
+class Subscription:
     """One Redis: heard (`live`) while its subscription stands and its last read was complete."""
 
     def __init__(
@@ -80,7 +81,7 @@ class Link:
         self._ghosts: dict[tuple[str, str], float] = {}
         self._unsent: dict[str, tuple[str, bool]] = {}
 
-    # The life of the link.
+    # Its life.
 
     async def run(self) -> None:
         """Connect, follow, and start over when anything fails."""
