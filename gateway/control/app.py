@@ -289,8 +289,7 @@ def refusal(shed: Shed) -> web.Response:
     meaning = TABLE[shed.reason]
     body = errors.body(shed)
     if shed.reason is Reason.NOT_FOUND and shed.detail:  # the path is right, what it names is not there
-        error = {"message": shed.detail, "type": meaning.type, "param": shed.param, "code": meaning.code}
-        body = orjson.dumps({"error": error})
+        body = orjson.dumps(errors.document(shed.reason, shed.detail, shed.param))
     answer = web.Response(body=body, status=meaning.http, content_type="application/json")
     answer.headers["x-should-retry"] = "true" if meaning.retry else "false"
     wait = errors.retry_after(shed)

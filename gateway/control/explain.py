@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
-from gateway import oip
 from gateway.auth import Client
+from gateway.edge import surface
 from gateway.edge.plane import Plane
 from gateway.geo import claimed
-from gateway.openai import headers, requests
+from gateway.openai import headers
 from policies.explain import Explanation
 from policies.explain import explain as explain_decision
 from policies.reason import Reason
@@ -78,9 +78,10 @@ def explain(plane: Plane, asking: Asking, address: str) -> Explanation | Shed:
     asked = headers.parse(asking.fields)
     if isinstance(asked, Shed):
         return asked
-    if not asking.path.startswith((b"/v1/", b"/v2/")):
+    read = surface.reader(asking.path)
+    if read is None:
         return Shed(Reason.NOT_FOUND)
-    body = (oip.read if asking.path.startswith(b"/v2/") else requests.read)(asking.path, asking.raw)
+    body = read(asking.path, asking.raw)
     if isinstance(body, Shed):
         return body
     now = plane.clock()

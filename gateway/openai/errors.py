@@ -33,13 +33,14 @@ def _head(reason: Reason, meaning: Meaning) -> bytes:
     return "\r\n".join([*lines, ""]).encode()
 
 
-def _document(reason: Reason, message: str, param: str | None) -> dict[str, object]:
+def document(reason: Reason, message: str, param: str | None) -> dict[str, object]:
+    """The error in OpenAI's shape; `message` is ours, never the client's bytes."""
     meaning = TABLE[reason]
     return {"error": {"message": message, "type": meaning.type, "param": param, "code": meaning.code}}
 
 
 _HEADS = {reason: _head(reason, meaning) for reason, meaning in TABLE.items()}
-_BODIES = {reason: orjson.dumps(_document(reason, meaning.message, None)) for reason, meaning in TABLE.items()}
+_BODIES = {reason: orjson.dumps(document(reason, meaning.message, None)) for reason, meaning in TABLE.items()}
 
 
 def body(shed: Shed) -> bytes:
@@ -47,7 +48,7 @@ def body(shed: Shed) -> bytes:
     if not shed.detail and shed.param is None:
         return _BODIES[shed.reason]
     message = TABLE[shed.reason].message
-    return orjson.dumps(_document(shed.reason, f"{message} {shed.detail}" if shed.detail else message, shed.param))
+    return orjson.dumps(document(shed.reason, f"{message} {shed.detail}" if shed.detail else message, shed.param))
 
 
 def retry_after(shed: Shed) -> int | None:
@@ -77,5 +78,5 @@ def answer(shed: Shed, request_id: str, *, attempts: int = 0, close: bool = Fals
 def event(reason: Reason, request_id: str) -> bytes:
     """The SSE event that ends a broken stream. Neither `[DONE]` nor the terminal chunk may follow: a stream that ends
     cleanly after an error would read as complete to some clients."""
-    document = _document(reason, TABLE[reason].message, None)
-    return b"data: %b\n\n" % orjson.dumps({**document, "request_id": request_id})
+    error = document(reason, TABLE[reason].message, None)
+    return b"data: %b\n\n" % orjson.dumps({**error, "request_id": request_id})
