@@ -239,9 +239,9 @@ class Router:
         self.fleet.reserve(dispatch, work)
 
     def adopt(self, other: Router) -> None:
-        """Take over the dispatches another router over the same fleet has open, so that they may be reported here."""
-        self._open.update(other._open)
-        other._open = self._open
+        """Share the open dispatches of the router this one replaces: each may be reported to either."""
+        assert not self._open
+        self._open = other._open
 
     @property
     def open(self) -> int:

@@ -162,9 +162,9 @@ class Door:
         self.admits = admits
         self.inside: set[Any] = set()
 
-    def opened(self, connection: Any) -> bool:
+    def opened(self, connection: Any) -> Shed | None:
         self.inside.add(connection)
-        return self.admits
+        return None if self.admits else Shed(Reason.OVERLOADED)
 
     def closed(self, connection: Any) -> None:
         self.inside.discard(connection)

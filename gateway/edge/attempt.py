@@ -13,7 +13,7 @@ from gateway.openai import headers
 from policies.cost import bill
 from policies.reason import Reason
 from policies.records import NO_TIMINGS, Timings
-from policies.request import Dispatch, Outcome, Status
+from policies.request import INFINITE, Dispatch, Outcome, Status
 from policies.router import Router
 
 RTTS_TO_CONNECT = 3.0
@@ -27,7 +27,7 @@ LONGER_ANSWERS = 3.0
 STALL = 30.0
 """Seconds between two reads of one answer after which its worker counts as lost (faults.md section 5)."""
 LONGEST = 600.0
-"""Seconds any attempt may take: the default timeout of the openai client."""
+"""Seconds an attempt without a deadline of its own may take: the default timeout of the openai client."""
 RESTED = 1.0
 """Seconds a link must have been idle for its loss to be the worker's idle timeout: none is shorter, and under load a
 loss is a death, of which the router must hear at once."""
@@ -130,6 +130,7 @@ class Attempt:
         self.outcome = outcome = Outcome(
             reason=reason,
             executed=executed,
+            client_error=reason is None and self.link is not None and self.link.reply.status >= 400,
             first_byte=self.first_byte,
             total=now - dispatch.at,
             queue=timings.queue,
@@ -177,7 +178,7 @@ class Attempt:
 
 def _passed_on(client: Head) -> bytes:
     """The client's end-to-end fields, as they go to a worker: none of ours, none that `Connection` names."""
-    connection = client.named.get(b"connection", b"").lower()
+    connection = b",".join([value.lower() for name, value in client.fields if name == b"connection"])
     withheld = WITHHELD.union(token.strip() for token in connection.split(b",")) if connection else WITHHELD
     return b"".join(
         [
@@ -191,7 +192,7 @@ def _passed_on(client: Head) -> bytes:
 def _limit(dispatch: Dispatch) -> float:
     """When it must be over: at the deadline; best effort was never promised to make that, and gets its time."""
     request = dispatch.request
-    limit = min(request.deadline, dispatch.at + LONGEST)
+    limit = request.deadline if request.deadline < INFINITE else dispatch.at + LONGEST
     if dispatch.status is Status.BEST_EFFORT:
         return max(limit, dispatch.at + dispatch.eta.total + request.patience)
     return limit

@@ -64,7 +64,7 @@ class StopParsingError(Exception):
 class Door(Protocol):
     """Where connections come from: it counts them."""
 
-    def opened(self, connection: ClientConnection) -> bool: ...
+    def opened(self, connection: ClientConnection) -> Shed | None: ...
 
     def closed(self, connection: ClientConnection) -> None: ...
 
@@ -78,6 +78,7 @@ class ClientConnection(asyncio.Protocol, Alarm):
         "_client",
         "_continue",
         "_door",
+        "_embodied",
         "_exchange",
         "_familiar",
         "_fields",
@@ -98,6 +99,7 @@ class ClientConnection(asyncio.Protocol, Alarm):
         "_target",
         "_throttled",
         "_transport",
+        "_unembodied",
         "_waiting",
     )
 
@@ -125,6 +127,9 @@ class ClientConnection(asyncio.Protocol, Alarm):
         # Per request.
         self._arrived = 0.0
         self._seen = 0
+        self._embodied = 0
+        self._unembodied = 0
+        """Bytes received since the body last grew: trailers and chunk extensions, which nothing else bounds."""
         self._fresh = False
         self._target = b""
         self._fields: Fields = []
@@ -144,10 +149,11 @@ class ClientConnection(asyncio.Protocol, Alarm):
         self._outlet = Outlet(self._transport)
         self._peer = peer.address(transport)
         self._loopback = peer.is_loopback(self._peer)
-        if self._door.opened(self):
+        refused = self._door.opened(self)
+        if refused is None:
             self._plane.wheel.set(self, self._plane.clock() + self._plane.limits.idle_s)
         else:
-            self._refuse(Shed(Reason.OVERLOADED, "Too many connections.", retry_after=1.0))
+            self._refuse(refused)
             self._settle()
 
     def data_received(self, data: bytes) -> None:
@@ -211,7 +217,7 @@ class ClientConnection(asyncio.Protocol, Alarm):
         self._arrived = self._plane.clock()
         self._phase = HEAD
         self._fresh = True
-        self._seen = 0
+        self._seen = self._embodied = self._unembodied = 0
         self._target = b""
         self._fields = []
         self._head = None
@@ -285,7 +291,9 @@ class ClientConnection(asyncio.Protocol, Alarm):
                 self._refuse(Shed(Reason.HEADERS_TOO_LARGE))
             plane.wheel.set(self, self._arrived + plane.limits.header_timeout_s)
         elif self._phase is BODY:
-            if len(self._fields) > MAX_TRAILERS:
+            self._unembodied = 0 if len(self._body) > self._embodied else self._unembodied + received
+            self._embodied = len(self._body)
+            if len(self._fields) > MAX_TRAILERS or self._unembodied > plane.limits.head_bytes:
                 self._refuse(Shed(Reason.HEADERS_TOO_LARGE))
             plane.wheel.set(self, self._body_due())
 

@@ -8,6 +8,7 @@ one ending, whatever happens. Bytes are cut and framed in relay.py, sockets are 
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,8 @@ from policies.reason import Reason
 from policies.records import Timings
 from policies.request import Dispatch, Hold, Request, Shed
 from policies.retry import repeatable
+
+log = logging.getLogger(__name__)
 
 # Theory of operation
 #
@@ -177,6 +180,7 @@ class Exchange(Alarm):
     def _send(self, attempt: Attempt, link: Link, now: float) -> None:
         self._go(SENT)
         attempt.link = link
+        link.caller = self  # before anything can fail: whoever drops the attempt then gives the link back
         attempt.sent = now
         call = self.call
         target, body = call.addressed(attempt.dispatch.node)
@@ -199,7 +203,7 @@ class Exchange(Alarm):
             attempt.named = named = dict(reply.fields)
             reason = relay.verdict(reply, named)
             if reason is not None:
-                self._fail(reason, executed=reason is not Reason.REFUSED)
+                self._fail(reason, executed=not relay.unexecuted(reply, named))
                 return
             if relay.streams(named):
                 attempt.events = relay.Events()
@@ -288,13 +292,29 @@ class Exchange(Alarm):
         self._fail(Reason.BAD_UPSTREAM_REPLY)
 
     def broke(self) -> None:
-        """A fault of ours while working for this exchange: the client gets an ending nevertheless."""
+        """A fault of ours while working for this exchange: no further attempt, but an ending for the client."""
         self._plane.telemetry.count("edge.faults")
-        if self.state is not DONE:
-            self._fail(Reason.INTERNAL)
+        if self.state is DONE:
+            return
+        attempt = self._attempt
+        if attempt is not None:
+            try:
+                if attempt.outcome is None:
+                    self._settle(Reason.INTERNAL, self._plane.clock())
+            except Exception:
+                log.exception("%r could not be settled", self)
+            self._drop(attempt)
+        self._conclude(Reason.INTERNAL)
 
     def ring(self, now: float) -> None:
         """The alarm: whatever was nearest has passed."""
+        try:
+            self._rang(now)
+        except Exception:
+            log.exception("%r failed", self)
+            self.broke()
+
+    def _rang(self, now: float) -> None:
         attempt = self._attempt
         if self.state is HELD and now < self.call.request.deadline:
             self._go(DECIDE)
@@ -313,7 +333,7 @@ class Exchange(Alarm):
     def _give_up(self, attempt: Attempt, now: float) -> None:
         """The worker has been silent too long. Only with another one at hand is it worse than waiting on."""
         if self._repeats_safely():
-            decision = self._plane.router.route(self.call.request, now, self._tried)
+            decision = attempt.router.route(self.call.request, now, self._tried)
             if isinstance(decision, Dispatch):
                 self._settle(Reason.DEADLINE_EXCEEDED, now)
                 self._drop(attempt)
@@ -330,13 +350,18 @@ class Exchange(Alarm):
         streaming = self.state is STREAM
         if streaming and reason is Reason.UPSTREAM_LOST:
             reason = Reason.STREAM_INTERRUPTED
-        if attempt.outcome is None:  # else a fault of ours came after it
-            self._settle(reason, now, executed=executed)
+        self._settle(reason, now, executed=executed)
         self._drop(attempt)
-        if streaming:
+        if streaming or not self._repeat(attempt, now):
+            self._conclude(reason)
+
+    def _conclude(self, reason: Reason) -> None:
+        """Give the client its ending: an error, or what of the answer has gone out is broken off."""
+        attempt = self._attempt
+        if self.state is STREAM and attempt is not None:
             self.answer.interrupt(reason, events=attempt.events is not None)
             self._finish()
-        elif not self._repeat(attempt, now):
+        else:
             self._refuse(Shed(reason))
 
     def _repeat(self, failed: Attempt, now: float) -> bool:
@@ -344,7 +369,7 @@ class Exchange(Alarm):
         assert failed.outcome is not None
         if now >= failed.limit or not repeatable(failed.outcome, self._repeats_safely()):
             return False
-        decision = self._plane.router.route(self.call.request, now, self._tried)
+        decision = failed.router.route(self.call.request, now, self._tried)
         if not isinstance(decision, Dispatch):
             return False
         self._forward(decision, now)

@@ -1,7 +1,7 @@
 """Back-pressure between two transports: who can't be written to stops the one being read from.
 
 An `Outlet` is the writable side of a client's connection. While its transport is above the high-water mark the
-attached source (an upstream transport) is not read; whoever waits for it to drain too long asks `stalled_since`.
+attached source (an upstream transport) is not read. How long a client may stall is its connection's to judge.
 """
 
 from __future__ import annotations

@@ -13,11 +13,17 @@ import socket
 from gateway.edge.client import ClientConnection
 from gateway.edge.flow import SEND_BUFFER
 from gateway.edge.plane import Plane
+from policies.reason import Reason
+from policies.request import Shed
 
 BACKLOG = 4096
 """Connections the kernel holds for us; it caps this by net.core.somaxconn."""
 DESCRIPTOR_SHARE = 0.8
 """Of the file descriptors this process may open, the share that may be clients (faults.md F38)."""
+
+
+DRAINING = Shed(Reason.DRAINING, retry_after=1.0)
+FULL = Shed(Reason.OVERLOADED, "Too many connections.", retry_after=1.0)
 
 
 class Listener:
@@ -28,11 +34,11 @@ class Listener:
         self._connections: set[ClientConnection] = set()
         self._server: asyncio.Server | None = None
         self._empty = asyncio.Event()
-        self._cap = min(plane.limits.connections, int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * DESCRIPTOR_SHARE))
+        self._most = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * DESCRIPTOR_SHARE)
         self.port = 0
 
     def __repr__(self) -> str:
-        return f"<Listener port {self.port} connections {len(self._connections)}/{self._cap}>"
+        return f"<Listener port {self.port} connections {len(self._connections)}/{self._cap()}>"
 
     async def start(self, sock: socket.socket) -> None:
         # Accepted sockets inherit it: a reader that stalls is held to this much kernel memory.
@@ -42,16 +48,21 @@ class Listener:
         self._server = await loop.create_server(lambda: ClientConnection(self._plane, self), sock=sock, backlog=BACKLOG)
         self.port = sock.getsockname()[1]
 
+    def _cap(self) -> int:
+        """Connections at once; a reload may change the configured part."""
+        return min(self._plane.limits.connections, self._most)
+
     # What connections tell.
 
-    def opened(self, connection: ClientConnection) -> bool:
-        """Whether one more may be served."""
+    def opened(self, connection: ClientConnection) -> Shed | None:
+        """Why this one may not be served, or None."""
         self._connections.add(connection)
-        if self._plane.draining or len(self._connections) > self._cap:
+        draining = self._plane.draining
+        if draining or len(self._connections) > self._cap():
             self._plane.telemetry.count("connections.refused")
-            return False
+            return DRAINING if draining else FULL
         self._plane.telemetry.count("connections.accepted")
-        return True
+        return None
 
     def closed(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)

@@ -20,8 +20,8 @@ USAGE_TAIL = 512
 """Where a reply's `usage` is looked for: engines write it last."""
 EXECUTED = EXECUTED_HEADER.encode()
 TIMING = TIMING_HEADER.encode()
-UNEXECUTED = (404, 503, 504)
-"""With the marker: another worker may do it. 404 is a worker that no longer serves this model."""
+UNEXECUTED = {404: Reason.MODEL_NOT_FOUND, 503: Reason.REFUSED, 504: Reason.DEADLINE_EXCEEDED}
+"""What a worker's refusal means that carries the marker: another worker may do it."""
 MAX_EVENT = 1024 * 1024
 """Bytes of one server-sent event; a longer one is garbage, and would be buffered without end."""
 
@@ -33,8 +33,8 @@ class OversizeError(Exception):
 def verdict(reply: Reply, named: dict[bytes, bytes]) -> Reason | None:
     """What a worker's answer amounts to, by its head: None to pass it on, else how the attempt failed."""
     status = reply.status
-    if status in UNEXECUTED and named.get(EXECUTED) == b"0":
-        return Reason.REFUSED
+    if unexecuted(reply, named):
+        return UNEXECUTED[status]
     if status >= 500:
         return Reason.UPSTREAM_ERROR
     if 300 <= status < 400:
@@ -45,6 +45,11 @@ def verdict(reply: Reply, named: dict[bytes, bytes]) -> Reason | None:
     if b"content-encoding" in named and streams(named):
         return Reason.BAD_UPSTREAM_REPLY  # events in it can't be told apart
     return None
+
+
+def unexecuted(reply: Reply, named: dict[bytes, bytes]) -> bool:
+    """Whether the worker surely did not start on the request: it refused, and said so."""
+    return reply.status in UNEXECUTED and named.get(EXECUTED) == b"0"
 
 
 def streams(named: dict[bytes, bytes]) -> bool:
@@ -127,16 +132,27 @@ class Events:
         return rest
 
     def _note(self, events: bytes) -> None:
-        self._counted += events.count(wire.DATA)
-        if wire.DONE in events:
+        # Only at line starts: what a model writes inside an event may look like any of these.
+        self._counted += (
+            events.startswith(wire.DATA) + events.count(b"\n" + wire.DATA) + events.count(b"\r" + wire.DATA)
+        )
+        if any(_line(events, done) >= 0 for done in wire.DONES):
             self.done = True
             self._counted -= 1
-        at = events.rfind(TIMING_COMMENT)
+        at = _line(events, TIMING_COMMENT)
         if at >= 0:
-            self.timings = decode_timings(events[at + len(TIMING_COMMENT) :].partition(b"\n")[0])
+            self.timings = decode_timings(events[at + len(TIMING_COMMENT) :].splitlines()[0])
         if b"_tokens" in events:
             found = COMPLETION_TOKENS.findall(events)
             self._reported = int(found[-1]) if found else self._reported
+
+
+def _line(events: bytes, start: bytes) -> int:
+    """Where the last line that begins so begins; -1 without one."""
+    at = max(events.rfind(b"\n" + start), events.rfind(b"\r" + start))
+    if at >= 0:
+        return at + 1
+    return 0 if events.startswith(start) else -1
 
 
 def _last_end(data: bytes) -> int:

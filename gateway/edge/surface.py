@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from gateway import oip
 from gateway.body import Body
@@ -30,7 +31,7 @@ def inform(path: bytes, fleet: Fleet) -> bytes | Shed:
     if path == b"/v1/models":
         return models.listing(fleet)
     if path.startswith(CARDS):
-        return models.card(path[len(CARDS) :].decode(), fleet)
+        return models.card(unquote(path[len(CARDS) :].decode()), fleet)
     if path == b"/v2" or path.startswith(OIP):
         return oip.metadata(path, fleet)
     return Shed(Reason.METHOD_NOT_ALLOWED if path.startswith(OPENAI) else Reason.NOT_FOUND)

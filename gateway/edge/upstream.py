@@ -227,7 +227,7 @@ class Link(asyncio.Protocol):
 class Pool:
     """The links to one address, and the exchanges that wait for one."""
 
-    __slots__ = ("_idle", "_links", "_pools", "_waiting", "address", "connecting", "host")
+    __slots__ = ("_idle", "_links", "_pools", "_seconds", "_waiting", "address", "connecting", "host")
 
     def __init__(self, pools: Pools, address: str) -> None:
         self._pools = pools
@@ -238,6 +238,8 @@ class Pool:
         """Oldest first."""
         self._waiting: dict[Caller, None] = {}
         self.connecting = 0
+        self._seconds = pools.connect_timeout
+        """How long the last one to ask grants a connection attempt."""
 
     def __repr__(self) -> str:
         busy = len(self._links) - len(self._idle)
@@ -275,16 +277,26 @@ class Pool:
             self._links.discard(link)
             self._idle.pop(link, None)
             self._pools.count("upstream.closed")
+            if len(self._waiting) > self.connecting:  # they waited for a link like this one to be free
+                self._dial()
 
     def connect(self, caller: Caller, seconds: float) -> None:
         """Let `caller` have the next link: one being made for it, or one released before that."""
         self._waiting[caller] = None
+        self._seconds = seconds
+        self._dial()
+
+    def _dial(self) -> None:
+        """Make one more connection, if there may be one more."""
         if len(self._links) + self.connecting < self._pools.max_connections:
             self.connecting += 1
-            self._pools.dial(self, seconds)
+            self._pools.dial(self, self._seconds)
 
     def opened(self, link: Link) -> None:
         """A connection was made."""
+        if link.transport.is_closing():  # and lost before we heard of it
+            self.failed()
+            return
         self._pools.count("upstream.opened")
         self.connecting -= 1
         self._links.add(link)

@@ -126,7 +126,7 @@ LF_LF = b"\n\n"
 LF_CR_LF = b"\n\r\n"
 CR_CR = b"\r\r"
 DATA = b"data:"
-DONE = b"[DONE]"
+DONES = (b"data: [DONE]", b"data:[DONE]")
 
 
 def chunk(data: bytes) -> bytes:

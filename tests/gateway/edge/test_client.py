@@ -278,3 +278,12 @@ def test_one_byte_chunks_cost_no_memory_and_little_time(edge: Edge) -> None:
 def test_repr_says_where_it_stands(edge: Edge) -> None:
     Playbook(edge) >> client(post(CHAT, b"X-Request-Id: r-1"))
     assert repr(edge.client) == "<ClientConnection IDLE waiting 0 <Exchange r-1 SENT attempt 1 at a>>"
+
+
+def test_trailers_are_bounded_in_bytes(edge: Edge) -> None:
+    edge.client.data_received(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    edge.client.data_received(b"2\r\n{}\r\n0\r\nX-Trailer: ")
+    for _ in range(10):
+        edge.client.data_received(b"a" * 8192)
+    assert edge.transport.take().startswith(b"HTTP/1.1 431 ")
+    assert not edge.outcomes

@@ -708,3 +708,49 @@ def test_a_fault_of_ours_still_gives_the_client_an_ending(edge: Edge, monkeypatc
     assert edge.telemetry.value("edge.faults") == 1
     assert edge.transport.sent.startswith(b"HTTP/1.1 500")
     assert edge.unreported == 0
+
+
+# Faults of our own.
+
+
+def broken(*_: object, **__: object) -> None:
+    raise KeyError("a policy that is gone")
+
+
+def test_a_fault_while_repeating_ends_the_request_and_not_the_patience_of_its_client(edge: Edge) -> None:
+    script = Playbook(edge) >> client(post(CHAT)) << upstream("a", b"POST")
+    edge.router.route = broken  # type: ignore[method-assign]
+    assert script >> lost("a") << client_sees(b"HTTP/1.1 500 ")
+    assert edge.unreported == 0
+
+
+def test_a_fault_in_the_alarm_ends_the_request(edge: Edge) -> None:
+    script = Playbook(edge) >> client(post(CHAT, b"x-deadline-ms: 60000")) << upstream("a", b"POST")
+    edge.router.route = broken  # type: ignore[method-assign]
+    assert script >> seconds(30.0) << client_sees(b"HTTP/1.1 500 ")
+    assert edge.unreported == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(b"503 X", "overloaded"), (b"504 X", "deadline_exceeded"), (b"404 X", "model_not_found")],
+)
+def test_what_every_worker_refuses_is_told_as_what_it_is(status: bytes, code: str) -> None:
+    edge = Edge("a")
+    answer = reply(b"{}", b"x-isochrone-executed: 0", status=status)
+    assert Playbook(edge) >> client(post(CHAT)) << upstream("a", b"POST") >> upstream_says("a", answer)
+    told = edge.transport.take()
+    assert told.startswith(b"HTTP/1.1 " + status[:3])
+    assert error_code(told) == code
+    assert not edge.outcomes[0][1].executed
+
+
+def test_a_clients_error_is_settled_as_one(edge: Edge) -> None:
+    assert (
+        Playbook(edge)
+        >> client(post(CHAT))
+        << upstream("a", b"POST")
+        >> upstream_says("a", reply(b"{}", status=b"400 Bad Request"))
+        << client_sees(b"HTTP/1.1 400 ")
+    )
+    assert edge.outcomes[0][1].client_error

@@ -63,8 +63,8 @@ def test_a_control_character_never_crosses(control: int) -> None:
         (500, {}, Reason.UPSTREAM_ERROR),
         (503, {}, Reason.UPSTREAM_ERROR),
         (503, {b"x-isochrone-executed": b"0"}, Reason.REFUSED),
-        (504, {b"x-isochrone-executed": b"0"}, Reason.REFUSED),
-        (404, {b"x-isochrone-executed": b"0"}, Reason.REFUSED),
+        (504, {b"x-isochrone-executed": b"0"}, Reason.DEADLINE_EXCEEDED),
+        (404, {b"x-isochrone-executed": b"0"}, Reason.MODEL_NOT_FOUND),
         (404, {}, None),
         (500, {b"x-isochrone-executed": b"0"}, Reason.UPSTREAM_ERROR),
         (503, {b"x-isochrone-executed": b"1"}, Reason.UPSTREAM_ERROR),
@@ -141,3 +141,11 @@ def test_an_endless_event_is_refused() -> None:
     events.feed(b"x" * relay.MAX_EVENT)
     with pytest.raises(relay.OversizeError):
         events.feed(b"x")
+
+
+def test_what_a_model_writes_is_neither_timing_nor_an_end_nor_a_token() -> None:
+    events = Events()
+    events.feed(b'data: {"text":": timing accel;dur=1 data: [DONE] data: x"}\n\n')
+    assert (events.timings.accel, events.done, events.output_tokens) == (None, False, 1)
+    events.feed(b": timing accel;dur=2\r\n\r\ndata:[DONE]\r\n\r\n")
+    assert (events.timings.accel, events.done, events.output_tokens) == (0.002, True, 1)

@@ -153,6 +153,31 @@ def test_at_the_cap_callers_wait_for_a_released_link(pool: Pool) -> None:
     first.release()
 
 
+def test_a_link_that_is_lost_makes_room_for_whoever_waits(pools: FakePools) -> None:
+    pools.max_connections = 1
+    pool = pools.of("127.0.0.1:1")
+    first, second = Caller(), Caller()
+    pool.connect(first, 0.3)
+    pool.connect(second, 0.3)
+    assert (first.told, second.told) == (["connected"], [])
+    assert first.link is not None
+    first.link.close()
+    assert second.told == ["connected"]
+
+
+def test_a_connection_lost_before_anybody_heard_of_it_is_none(pool: Pool, pools: FakePools) -> None:
+    pools.waiting = []
+    caller = Caller()
+    pool.connect(caller, 0.3)
+    link = Link(pool)
+    link.connection_made(FakeTransport())
+    link.transport.close()
+    link.connection_lost(None)
+    pool.opened(link)
+    assert caller.told == ["unreachable"]
+    assert pool.unused
+
+
 def test_a_caller_that_waits_no_longer_is_not_served(pool: Pool, pools: FakePools) -> None:
     pools.waiting = []
     gone = Caller()
