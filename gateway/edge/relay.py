@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from gateway.edge import wire
-from gateway.edge.upstream import Reply
+from gateway.edge.reply import Reply
 from policies.reason import Reason
 from policies.records import EXECUTED_HEADER, NO_TIMINGS, TIMING_COMMENT, TIMING_HEADER, Timings, decode_timings
 from policies.request import Dispatch, Outcome

@@ -5,8 +5,9 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from gateway.edge.exchange import TRANSITIONS, Exchange, State
+from gateway.edge.exchange import Exchange
 from gateway.edge.plane import IllegalTransitionError
+from gateway.edge.state import State
 from policies.reason import Reason
 from policies.request import Hold, WorkerSeen
 from tests.fleets import endpoint, worker
@@ -682,12 +683,6 @@ def test_a_reader_that_stops_is_cut_off(edge: Edge) -> None:
 
 
 # The table.
-
-
-def test_the_table_names_every_state_and_ends_in_done() -> None:
-    assert set(TRANSITIONS) == set(State)
-    assert TRANSITIONS[State.DONE] == frozenset()
-    assert all(State.DONE in following for state, following in TRANSITIONS.items() if state is not State.DONE)
 
 
 def test_an_illegal_transition_raises_in_tests_and_counts_in_production(edge: Edge) -> None:

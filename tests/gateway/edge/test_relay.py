@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.edge import relay
 from gateway.edge.relay import Events
-from gateway.edge.upstream import Reply
+from gateway.edge.reply import Reply
 from policies.reason import Reason
 from tests.playbook import reply as answer_bytes
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from gateway.edge.upstream import Link, Pool, Pools, Reply
+from gateway.edge.upstream import Link, Pool, Pools
 from gateway.edge.wheel import TimerWheel
 from tests.fakes import Clock, FakePools, FakeTransport
 from tests.playbook import reply
@@ -212,16 +212,6 @@ def test_idle_links_are_closed_after_their_time_and_empty_pools_forgotten(pools:
     pools.ring(clock.now)
     pools.ring(clock.now)
     assert repr(pools) == "<Pools []>"
-
-
-def test_an_interim_answer_is_dropped() -> None:
-    reading = Reply()
-    reading.reset()
-    reading.parser.feed_data(
-        b"HTTP/1.1 100 Continue\r\nX-A: b\r\n\r\nHTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
-    )
-    assert (reading.status, reading.fields, reading.complete) == (201, [(b"content-length", b"0")], True)
-    assert repr(reading) == "<Reply 201 0 bytes complete>"
 
 
 # Real sockets.
