@@ -64,7 +64,7 @@ def test_the_embedded_default_is_patient():
     made = request()
     assert made.patient
     assert (made.id, made.model, made.policy, made.arrived) == ("id-1", "chat-1", "cheapest_in_deadline", 1000.0)
-    assert (made.prompt_tokens, made.output_tokens, made.body_bytes) == (10.0, 200.0, 100)
+    assert (made.prompt_tokens, made.output_tokens) == (10.0, 200.0)
     assert made.selection is ANY
     assert (made.tenant, made.priority, made.affinity) == ("local", "default", "")
     assert made.when_infeasible == (Infeasible.DEGRADE, Infeasible.BEST_EFFORT)
