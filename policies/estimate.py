@@ -19,6 +19,8 @@ SPEED_GAIN = 0.1
 """Gain of the per-node speed correction (algorithm.md 2.3): about the last ten requests count."""
 SPEED_CLIP = (-1.6, 1.6)
 """Log bounds of the correction, a factor 5: beyond that the curve is wrong, not the node slow."""
+PRIOR_SAMPLES = 3
+"""What the curve weighs against the first samples: the first of a cold process may be several times too slow."""
 PRIOR_ERROR = 0.1
 """Relative service error assumed until it is learned (algorithm.md 2.3: 0.1 of the service time)."""
 MIN_ERROR = 0.02
@@ -95,7 +97,7 @@ class Speed:
             return
         low, high = SPEED_CLIP
         value = min(high, max(low, math.log(ratio)))
-        gain = max(SPEED_GAIN, 1.0 / (self.samples + 2))  # the prior weighs as much as one sample
+        gain = max(SPEED_GAIN, 1.0 / (self.samples + 1 + PRIOR_SAMPLES))
         self.error = max(MIN_ERROR, self.error + gain * (abs(value - self._log) - self.error))
         self._log += gain * (value - self._log)
         self.factor = math.exp(self._log)

@@ -104,11 +104,13 @@ def test_provider_field_is_obeyed(client):
     assert raw.parse().choices[0].message.content is not None
 
 
-def test_flex_is_the_cheapest(client):
-    raw = client.chat.completions.with_raw_response.create(
-        model="tinychat", messages=HELLO, max_tokens=2, service_tier="flex"
-    )
-    assert raw.headers["x-route-region"] == "asia-northeast1"
+def test_flex_is_cheap_and_far(client):
+    """Which far worker is cheapest depends on what a few answers on a shared machine have taught; none is at home."""
+    ask = client.chat.completions.with_raw_response.create
+    near = ask(model="tinychat", messages=HELLO, max_tokens=2, extra_headers={"x-deadline-ms": "60"})
+    raw = ask(model="tinychat", messages=HELLO, max_tokens=2, service_tier="flex")
+    assert raw.headers["x-route-region"] != near.headers["x-route-region"] == "europe-west4"
+    assert float(raw.headers["x-route-cost-usd"]) < float(near.headers["x-route-cost-usd"])
 
 
 def test_unknown_model_is_not_found(client):
