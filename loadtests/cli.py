@@ -36,6 +36,7 @@ def demo(
 ) -> None:  # fmt: skip
     """Start a whole fleet on this machine: registry, three regions of workers behind a WAN, gateways."""
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)  # a shell's background job would inherit it ignored
     try:
         world = scenario.load(path)
         if gateways > len(world.gateways):

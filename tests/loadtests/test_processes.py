@@ -42,7 +42,7 @@ def test_ready_line_is_returned_and_output_logged(start):
 
 
 def test_a_death_before_ready_is_one_line_with_the_last_words(start):
-    child = start("import sys; print('first'); sys.exit('no such model')", "worker-1")
+    child = start("import sys; print('first', flush=True); sys.exit('no such model')", "worker-1")
     with pytest.raises(ChildError) as death:
         child.wait_ready(10)
     assert str(death.value) == "worker-1 ended with exit status 1: no such model"
