@@ -104,3 +104,22 @@ _WORDS = (
 def prose(words: int, seed: int) -> str:
     """A prompt of so many words."""
     return " ".join(random.Random(seed).choices(_WORDS.split(), k=words))
+
+
+class Class(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A deadline class: what a share of the requests grants. Seconds; `None` grants without end."""
+
+    name: str
+    share: Annotated[float, Meta(gt=0)]
+    first_token_s: Annotated[float, Meta(gt=0)] | None = None
+    total_s: Annotated[float, Meta(gt=0)] | None = None
+    token_interval_s: Annotated[float, Meta(gt=0)] | None = None
+    probability: float = 0.95
+    quality: Annotated[float, Meta(ge=0, le=2)] = 0.0
+    min_quality: Annotated[float, Meta(ge=0, le=2)] = 0.0
+
+
+class Demand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What clients ask for, beside the rate."""
+
+    classes: Annotated[tuple[Class, ...], Meta(min_length=1)]

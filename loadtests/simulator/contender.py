@@ -1,0 +1,110 @@
+"""What decides in a simulated gateway: the shipped Router, or a baseline with the same verbs.
+
+A baseline is a small balancer (`policies.balancers.Balancer`) inside the product's own Router, so that membership,
+accounting, health and retries are the same for all; `Watching` adds what a stateful one wants to hear.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from loadtests.simulator.world import World
+from policies.admission import AdmissionConfig
+from policies.balancers import Balancer
+from policies.columns import Candidates
+from policies.fleet import Fleet
+from policies.request import Change, Dispatch, Hold, Outcome, Request, Shed
+from policies.retry import RetryConfig
+from policies.router import Policy, Router
+
+POLICY = "simulated"
+"""The one policy every simulated request names."""
+
+
+class Contender(Protocol):
+    """The product's verbs, and which workers to ask for their load at once."""
+
+    def observe(self, change: Change, now: float) -> None: ...
+
+    def route(self, request: Request, now: float, avoid: Collection[str] = ()) -> Dispatch | Hold | Shed: ...
+
+    def report(self, dispatch: Dispatch, outcome: Outcome, now: float) -> None: ...
+
+    def tick(self, now: float) -> None: ...
+
+    def probes(self) -> Sequence[str]:
+        """Ids of workers to probe now; asked once after each `route`. The answers come back as `LoadSeen`."""
+        ...
+
+
+class Setting(NamedTuple):
+    """What a contender is made from."""
+
+    world: World
+    gateway: str
+    """Its region."""
+    gateways: int
+    """How many decide at once."""
+    rng: random.Random
+    truth: Any
+    """The simulation itself (runs.Simulation): only clairvoyants may look."""
+
+
+class Watching:
+    """A balancer that hears what becomes of its picks. All hooks are optional."""
+
+    def pick(self, candidates: Candidates, rng: random.Random) -> int | None:
+        raise NotImplementedError
+
+    def observed(self, change: Change, now: float) -> None:
+        """A change the router has just taken."""
+
+    def sent(self, dispatch: Dispatch, now: float) -> None:
+        """A pick became a dispatch."""
+
+    def settled(self, dispatch: Dispatch, outcome: Outcome, now: float) -> None:
+        """A dispatch ended."""
+
+    def probes(self) -> Sequence[str]:
+        """Workers to ask for their load, after a decision."""
+        return ()
+
+
+class Baseline(Router):
+    """The product's router around a balancer that watches."""
+
+    def __init__(self, balancer: Watching, fleet: Fleet, rng: random.Random) -> None:
+        super().__init__(fleet, {POLICY: Policy(balancer, AdmissionConfig(), RetryConfig())}, rng)
+        self.balancer = balancer
+
+    def observe(self, change: Change, now: float) -> None:
+        super().observe(change, now)
+        self.balancer.observed(change, now)
+
+    def route(self, request: Request, now: float, avoid: Collection[str] = ()) -> Dispatch | Hold | Shed:
+        decision = super().route(request, now, avoid)
+        if isinstance(decision, Dispatch):
+            self.balancer.sent(decision, now)
+        return decision
+
+    def report(self, dispatch: Dispatch, outcome: Outcome, now: float) -> None:
+        super().report(dispatch, outcome, now)
+        self.balancer.settled(dispatch, outcome, now)
+
+    def probes(self) -> Sequence[str]:
+        return self.balancer.probes()
+
+
+class Shipped(Router):
+    """The product's router, unchanged."""
+
+    def probes(self) -> Sequence[str]:
+        return ()
+
+
+def shipped(setting: Setting, balancer: Balancer) -> Shipped:
+    """The product's router with one of the product's balancers."""
+    policy = Policy(balancer, AdmissionConfig(), RetryConfig())
+    return Shipped(Fleet(setting.rng), {POLICY: policy}, setting.rng)
