@@ -1,7 +1,8 @@
 """`isochrone demo`: the embedded fleet, where to point a client, and a live table of its workers.
 
-It only starts and watches processes; everything it shows it asks the gateways for. `--once` runs the showcase
-instead of waiting. However it ends, the children end with it.
+It only starts and watches processes; everything it shows it asks the gateways for. A worker, the registry or the
+network that dies is shown and the rest goes on; the demo ends with its last gateway. `--once` runs the showcase instead
+of waiting. However it ends, the children end with it.
 """
 
 from __future__ import annotations
@@ -11,20 +12,21 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from loadtests import report, showcase
 from loadtests.embedded import Embedded, Gateway, Ports, nodes
-from loadtests.processes import refuse_taken
+from loadtests.processes import Child, ChildError, refuse_taken
 from loadtests.report import Sent
-from loadtests.scenario import Scenario
+from loadtests.scenario import Scenario, WorkerPlan
 
 REFRESH_SECONDS: Final = 0.5
 PORTS_APART: Final = 2
@@ -66,11 +68,14 @@ def run(wanted: Wanted) -> int:
 
 def show_until_interrupted(fleet: Embedded, console: Console) -> int:
     """Print where to point a client, then keep a table of the workers up to date. Raises ChildError."""
-    console.print(invitation(fleet.gateways), highlight=False, soft_wrap=True)
+    console.print(invitation(fleet.gateways), faults(standings(fleet)), sep="\n", highlight=False, soft_wrap=True)
+    told: set[str] = set()
     try:
         with Live(console=console, auto_refresh=False, transient=not console.is_terminal) as live:
             while True:
-                fleet.check()
+                for line in deaths(fleet, told):
+                    console.print(line, highlight=False, soft_wrap=True)
+                require_a_gateway(fleet)
                 tables = current_tables(fleet)
                 if tables and console.is_terminal:
                     live.update(Group(*tables), refresh=True)
@@ -80,12 +85,58 @@ def show_until_interrupted(fleet: Embedded, console: Console) -> int:
         return 0
 
 
-def current_tables(fleet: Embedded) -> list[Table]:
-    """A table per gateway; none while one does not answer, and whether it died is `check`'s to say."""
-    try:
-        return [workers_table(gateway.region, nodes(gateway)) for gateway in fleet.gateways]
-    except OSError:
-        return []
+class Standing(NamedTuple):
+    """A child process as it stands."""
+
+    name: str
+    pid: int
+    fate: str
+    """How it ended; empty while it runs."""
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.fate or self.pid}"
+
+
+def standings(fleet: Embedded) -> list[Standing]:
+    return [Standing(child.name, child.pid, child.fate) for child in fleet.children]
+
+
+def deaths(fleet: Embedded, told: set[str]) -> Iterable[str]:
+    """A line for every child that died since the last time, and what that means."""
+    for child in fleet.children:
+        if not child.alive and child.name not in told:
+            told.add(child.name)
+            yield f"{child.obituary()} (it was process {child.pid}): {consequence(child, fleet)}"
+
+
+def consequence(child: Child, fleet: Embedded) -> str:
+    """What the rest of the fleet does without it."""
+    if child.name in fleet.workers:
+        return "its requests go to other workers"
+    meanings = {
+        "redis": "gateways serve from what they last knew, and drains and new workers wait for its return",
+        "wan": "no worker can be reached, so every request is refused",
+    }
+    return meanings.get(child.name, "clients must use another gateway")
+
+
+def require_a_gateway(fleet: Embedded) -> None:
+    """Raise ChildError when the last one has died."""
+    if not any(gateway.child.alive for gateway in fleet.gateways):
+        raise ChildError("; ".join(gateway.child.obituary() for gateway in fleet.gateways))
+
+
+def current_tables(fleet: Embedded) -> list[RenderableType]:
+    """A table per gateway that answers, and the processes beside the workers."""
+    running = standings(fleet)
+    tables: list[RenderableType] = []
+    for gateway in fleet.gateways:
+        try:
+            tables.append(workers_table(gateway.region, nodes(gateway), fleet.scenario.workers, running))
+        except OSError:  # dead, or too busy to answer: the next look will show which
+            continue
+    others = [Text(str(one), "red" if one.fate else "") for one in running if one.name not in fleet.workers]
+    return [*tables, Text("also running: ").append_text(Text(", ").join(others))]
 
 
 def show_once(fleet: Embedded, wanted: Wanted, console: Console) -> int:
@@ -137,36 +188,64 @@ def invitation(gateways: Sequence[Gateway]) -> str:
         f"    curl -i {url}/v1/chat/completions -H 'content-type: application/json' -H 'x-deadline-ms: 100' \\",
         """         -d '{"model": "tinychat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16}'""",
         f"\nWhy it went where it went:  isochrone explain --control {control} REQUEST_ID   (the reply's x-request-id)",
-        "Ctrl-C ends everything.\n",
     ]
     return "\n".join(lines)
 
 
-def workers_table(region: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The workers as one gateway sees them, the nearest first; the nodes of one worker share its row."""
+def faults(running: Sequence[Standing]) -> str:
+    """What to break, and how it ends."""
+    named = {one.name: f"kill -9 {one.pid}   ({one.name})" for one in running}
+    examples = [named[name] for name in ("eu-b", "redis") if name in named]
+    lines = [f"Take something away and send again:  {'  or  '.join(examples)}"] if examples else []
+    return "\n".join([*lines, "Ctrl-C ends everything.\n"])
+
+
+def workers_table(
+    region: str, rows: Sequence[Mapping[str, Any]], plans: Sequence[WorkerPlan], running: Sequence[Standing]
+) -> Table:
+    """The workers as one gateway sees them, the nearest first; the nodes of one worker share its row.
+
+    A worker of the scenario that the gateway does not know (any more) keeps its row, at the end.
+    """
     table = Table(title=f"the fleet, seen from {region}", title_justify="left")
     for column in ("worker", "region", "serves", "state"):
         table.add_column(column, no_wrap=True)
-    for column in ("$ an hour", "round trip", "wait", "waiting", "running", "in flight"):
+    for column in ("process", "$ an hour", "round trip", "wait", "waiting", "running", "in flight"):
         table.add_column(column, justify="right", no_wrap=True)
+    processes = {one.name: one for one in running}
     by_worker: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_worker.setdefault(row["worker"], []).append(row)
     for worker, its in sorted(by_worker.items(), key=lambda pair: (_or_last(pair[1][0]["rtt_ms"]), pair[0])):
         first = its[0]
-        serves = (
-            f"{' '.join(sorted({row['model'] for row in its}))} ({' '.join(sorted({row['variant'] for row in its}))})"
-        )
+        serves = _serves((row["model"] for row in its), (row["variant"] for row in its))
         load = (first["waiting"], first["running"], first["sent"])
         figures = (
             _cell(first["price"], "{:.2f}"),
             _cell(first["rtt_ms"], "{:.1f} ms"),
             _cell(first["wait_ms"], "{:.0f} ms"),
         )
-        table.add_row(
-            worker, first["region"], serves, first["state"], *figures, *(_cell(value, "{}") for value in load)
-        )
+        state, pid = _state(first["state"], processes.get(worker))
+        table.add_row(worker, first["region"], serves, state, pid, *figures, *(_cell(value, "{}") for value in load))
+    for plan in plans:
+        if plan.id not in by_worker:
+            state, pid = _state("unknown here", processes.get(plan.id))
+            price = _cell(plan.usd_per_hour, "{:.2f}")
+            table.add_row(plan.id, plan.region, _serves(plan.models, plan.variants), state, pid, price, *["-"] * 5)
     return table
+
+
+def _serves(models: Iterable[str], variants: Iterable[str]) -> str:
+    return f"{' '.join(sorted(set(models)))} ({' '.join(sorted(set(variants)))})"
+
+
+def _state(state: str, process: Standing | None) -> tuple[Text, str]:
+    """The gateway's word for a worker and its process id; how it ended, once it has."""
+    if process is None:
+        return Text(state), "-"
+    if process.fate:
+        return Text(process.fate, "red"), "-"
+    return Text(state, "" if state == "serving" else "yellow"), str(process.pid)
 
 
 def _or_last(milliseconds: float | None) -> float:

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import shutil
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from ruamel.yaml import YAML
 from loadtests import scenario as scenarios
 from loadtests.processes import Child, ChildError, end_all, free_ports, isochrone
 from loadtests.scenario import Scenario, WorkerPlan
+from loadtests.scratch import Scratch
 
 START_SECONDS = 90.0
 """Loading six models on two busy cores took 15 s; a machine six times slower still starts."""
@@ -62,7 +62,8 @@ class Embedded:
     ) -> None:
         self.scenario = scenario
         self.redis = redis
-        self.directory = Path(tempfile.mkdtemp(prefix="isochrone-"))
+        self._scratch = Scratch()
+        self.directory = self._scratch.path
         self.children: list[Child] = []
         self.workers: dict[str, Child] = {}
         self.gateways: list[Gateway] = []
@@ -82,7 +83,7 @@ class Embedded:
         """End every process and remove the temporary directory."""
         end_all(self.children)
         self.children.clear()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self._scratch.remove()
 
     def start(self, gateways: Sequence[Ports]) -> None:
         """Start everything and wait until every gateway knows every worker. Raises ChildError."""
@@ -199,7 +200,7 @@ class Embedded:
             time.sleep(POLL_SECONDS)
 
     def check(self) -> None:
-        """Raise ChildError if a child has died."""
+        """Raise ChildError if a child has died: while a fleet starts, that is a fault."""
         for child in self.children:
             if not child.alive:
                 raise ChildError(child.obituary())

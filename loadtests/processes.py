@@ -53,8 +53,7 @@ class Child:
         self._reader.start()
 
     def __repr__(self) -> str:
-        state = "running" if self.alive else f"exit status {self._process.returncode}"
-        return f"<Child {self.name} pid {self.pid} {state}>"
+        return f"<Child {self.name} pid {self.pid} {self.fate or 'running'}>"
 
     @property
     def pid(self) -> int:
@@ -63,6 +62,14 @@ class Child:
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def fate(self) -> str:
+        """How it ended, in words; empty while it runs."""
+        code = self._process.poll()
+        if code is None:
+            return ""
+        return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -86,16 +93,15 @@ class Child:
         raise ChildError(f"{self.name} was not ready after {timeout:.0f} s; its output is in {self.log}{self._tail()}")
 
     def obituary(self) -> str:
-        """One line for people: which child died, how, and the last thing it said."""
-        code = self._process.poll()
-        how = f"by {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit status {code}"
-        return f"{self.name} ended {how}{self._tail()}"
+        """One line for people: which child died and how. What it said last may be why, unless a signal ended it."""
+        said = self._tail() if (self._process.poll() or 0) >= 0 else ""
+        return f"{self.name} {self.fate}{said}"
 
     def _tail(self) -> str:
-        lines = (
-            [line.strip() for line in self.log.read_text().splitlines() if line.strip()] if self.log.exists() else []
-        )
-        return f": {lines[-1]}" if lines else ""
+        """The last line of its output: the reason of one that did not start, of another only the latest it said."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return f"{'; its last line was' if self.said else ''}: {lines[-1]}" if lines else ""
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to this process alone. One that has ended is left in peace."""

@@ -9,7 +9,9 @@ import subprocess
 import pytest
 
 from loadtests import scenario
+from loadtests.embedded import Gateway
 from loadtests.processes import Child, isochrone
+from tests.integration.stage import chat, until, worker_of
 
 FREE = ("--port", "0", "--control-port", "0")
 
@@ -29,6 +31,11 @@ def descendants(pid: int) -> list[int]:
         front = [child for child, parent in parents.items() if parent in front]
         found += front
     return found
+
+
+def command_line(pid: int) -> bytes:
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read()
 
 
 def running(pid: int) -> bool:
@@ -70,6 +77,33 @@ def test_it_says_where_to_point_a_client_and_leaves_nothing_behind(end, tmp_path
         demo.send(end)
         assert demo.wait(30) == 0
         assert [pid for pid in below if running(pid)] == []
+    finally:
+        demo.end()
+
+
+@pytest.mark.timeout(180)
+def test_it_outlives_its_parts_and_ends_with_its_last_gateway(tmp_path):
+    demo = Child("demo", isochrone("demo", *FREE), tmp_path, ready="Ctrl-C ends everything")
+
+    def kill(name: str) -> None:
+        pid = int(re.search(rf"kill -9 (\d+)   \({name}\)", demo.log.read_text())[1])
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: f"{name} ended by SIGKILL (it was process {pid}): " in demo.log.read_text())
+
+    try:
+        demo.wait_ready(120)
+        url = re.search(r"base_url = (http://\S+)/v1", demo.log.read_text())[1]
+        kill("eu-b")
+        kill("redis")
+        gateway = Gateway(demo, "europe-west4", url, "")
+        answers = [chat(gateway, model="tinychat", headers={"x_deadline_ms": 1000}) for _ in range(5)]
+        assert "eu-b" not in {worker_of(headers) for headers in answers}
+        assert demo.alive
+        (gateway_pid,) = (pid for pid in descendants(demo.pid) if b"gateway\0--config" in command_line(pid))
+        os.kill(gateway_pid, signal.SIGKILL)
+        assert demo.wait(30) == 1
+        last = demo.log.read_text().splitlines()[-1]
+        assert last == "isochrone: gw-europe-west4 ended by SIGKILL"
     finally:
         demo.end()
 

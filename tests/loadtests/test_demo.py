@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from loadtests import scenario, showcase
-from loadtests.demo import Wanted, invitation, verdict, workers_table
+from loadtests.demo import Standing, Wanted, faults, invitation, verdict, workers_table
 from loadtests.embedded import Gateway, Ports
 from loadtests.report import Summary
 
@@ -46,12 +46,37 @@ def row(worker: str, model: str, rtt: float | None) -> dict[str, object]:
     }
 
 
-def test_table_has_a_row_per_worker_the_nearest_first_the_unmeasured_last():
+def shown(rows: list[dict[str, object]], *running: Standing) -> list[str]:
+    """The table's lines, without its frame."""
     console = Console(width=160, record=True, file=io.StringIO())
-    rows = [row("new", "m1", None), row("far", "m1", 80.25), row("near", "m2", 1.0), row("near", "m1", 1.0)]
-    console.print(workers_table("eu", rows))
-    lines = [line for line in console.export_text().splitlines() if "serving" in line]
+    console.print(workers_table("eu", rows, DEMO.workers, running))
+    return [line for line in console.export_text().splitlines() if line.startswith("│")]
+
+
+def test_table_has_a_row_per_worker_the_nearest_first_the_unmeasured_last():
+    lines = shown([row("new", "m1", None), row("far", "m1", 80.25), row("near", "m2", 1.0), row("near", "m1", 1.0)])
+    lines = [line for line in lines if "serving" in line]
     assert [line.split()[1] for line in lines] == ["near", "far", "new"]
     assert "m1 m2 (int8)" in lines[0]
     assert "80.2 ms" in lines[1]
     assert " - " in lines[2]
+
+
+def test_a_dead_worker_keeps_its_row_and_says_how_it_ended():
+    running = (Standing("eu-a", 71, ""), Standing("eu-b", 72, "ended by SIGKILL"), Standing("us-a", 73, ""))
+    lines = {line.split()[1]: line for line in shown([row("eu-a", "m1", 1.0), row("eu-b", "m1", 1.0)], *running)}
+    assert "serving" in lines["eu-a"]
+    assert " 71 " in lines["eu-a"]
+    assert "ended by SIGKILL" in lines["eu-b"]  # the gateway has not noticed yet
+    assert "serving" not in lines["eu-b"]
+    assert "unknown here" in lines["us-a"]  # it runs and is not registered
+    gone = next(line for line in shown([row("eu-a", "m1", 1.0)], *running) if "eu-b" in line)
+    assert "ended by SIGKILL" in gone
+    assert "europe-west4" in gone
+
+
+def test_the_hint_names_processes_that_may_be_killed():
+    text = faults([Standing("redis", 5, ""), Standing("eu-b", 6, "")])
+    assert "kill -9 6   (eu-b)" in text
+    assert "kill -9 5   (redis)" in text
+    assert faults([]).startswith("Ctrl-C ends everything.")

@@ -35,6 +35,7 @@ def test_ready_line_is_returned_and_output_logged(start):
     child = start(SAYS_READY)
     assert child.wait_ready(10) == "ready http://x"
     assert child.alive
+    assert child.fate == ""
     assert "running" in repr(child)
     child.end()
     assert not child.alive
@@ -60,7 +61,16 @@ def test_a_stopped_child_still_ends(start):
     child.send(signal.SIGSTOP)
     child.end()
     assert child.wait() == -signal.SIGTERM
-    assert child.obituary() == "child ended by SIGTERM: ready http://x"
+    assert child.obituary() == "child ended by SIGTERM"
+
+
+def test_the_last_line_of_one_that_served_is_not_called_its_reason(start):
+    child = start("print('ready http://x', flush=True); input(); print('served 5', flush=True)")
+    child.wait_ready(10)
+    assert child.wait(10) == 1  # no input
+    child.end()
+    assert child.fate == "ended with exit status 1"
+    assert child.obituary().startswith("child ended with exit status 1; its last line was: EOFError")
 
 
 def test_a_stubborn_child_is_killed(start):
