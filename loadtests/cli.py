@@ -35,8 +35,8 @@ def demo(
     path: Path | None,
 ) -> None:  # fmt: skip
     """Start a whole fleet on this machine: registry, three regions of workers behind a WAN, gateways."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)  # a shell's background job would inherit it ignored
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):  # a shell's background job inherits SIGINT ignored
+        signal.signal(number, _interrupt)
     try:
         world = scenario.load(path)
         if gateways > len(world.gateways):
@@ -99,7 +99,7 @@ async def _send(host: str, port: int, key: str, workload: Workload, requests: in
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends the demo as Ctrl-C does: through the code that ends the children."""
+    """SIGTERM and a closed terminal end the demo as Ctrl-C does: through the code that ends the children."""
     raise KeyboardInterrupt
 
 

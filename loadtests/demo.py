@@ -136,7 +136,7 @@ def current_tables(fleet: Embedded) -> list[RenderableType]:
         except OSError:  # dead, or too busy to answer: the next look will show which
             continue
     others = [Text(str(one), "red" if one.fate else "") for one in running if one.name not in fleet.workers]
-    return [*tables, Text("also running: ").append_text(Text(", ").join(others))]
+    return [*tables, Text("other processes: ").append_text(Text(", ").join(others))]
 
 
 def show_once(fleet: Embedded, wanted: Wanted, console: Console) -> int:
@@ -210,7 +210,7 @@ def workers_table(
     table = Table(title=f"the fleet, seen from {region}", title_justify="left")
     for column in ("worker", "region", "serves", "state"):
         table.add_column(column, no_wrap=True)
-    for column in ("process", "$ an hour", "round trip", "wait", "waiting", "running", "in flight"):
+    for column in ("pid", "$ an hour", "round trip", "wait", "waiting", "running", "in flight"):
         table.add_column(column, justify="right", no_wrap=True)
     processes = {one.name: one for one in running}
     by_worker: dict[str, list[Mapping[str, Any]]] = {}
@@ -244,7 +244,7 @@ def _state(state: str, process: Standing | None) -> tuple[Text, str]:
     if process is None:
         return Text(state), "-"
     if process.fate:
-        return Text(process.fate, "red"), "-"
+        return Text(process.fate.replace("ended by", "dead:").replace("ended with", "dead:"), "red"), "-"
     return Text(state, "" if state == "serving" else "yellow"), str(process.pid)
 
 

@@ -64,7 +64,7 @@ def test_once_compares_three_policies_on_one_fleet():
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["ctrl-c", "terminate", "hang-up"])
 def test_it_says_where_to_point_a_client_and_leaves_nothing_behind(end, tmp_path):
     demo = Child("demo", isochrone("demo", *FREE), tmp_path, ready="Ctrl-C ends everything")
     try:

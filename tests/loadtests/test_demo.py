@@ -67,11 +67,11 @@ def test_a_dead_worker_keeps_its_row_and_says_how_it_ended():
     lines = {line.split()[1]: line for line in shown([row("eu-a", "m1", 1.0), row("eu-b", "m1", 1.0)], *running)}
     assert "serving" in lines["eu-a"]
     assert " 71 " in lines["eu-a"]
-    assert "ended by SIGKILL" in lines["eu-b"]  # the gateway has not noticed yet
+    assert "dead: SIGKILL" in lines["eu-b"]  # the gateway has not noticed yet
     assert "serving" not in lines["eu-b"]
     assert "unknown here" in lines["us-a"]  # it runs and is not registered
     gone = next(line for line in shown([row("eu-a", "m1", 1.0)], *running) if "eu-b" in line)
-    assert "ended by SIGKILL" in gone
+    assert "dead: SIGKILL" in gone
     assert "europe-west4" in gone
 
 
