@@ -171,11 +171,10 @@ def verdict(runs: Mapping[str, report.Summary]) -> str:
     """The comparison in two sentences, whichever way it came out."""
     ours, nearest, cheapest = (runs[policy] for policy in (showcase.OURS, *showcase.OTHERS))
     missed, others_missed = ours.requests - ours.in_deadline, cheapest.requests - cheapest.in_deadline
-    share = ours.cost_usd / nearest.cost_usd if nearest.cost_usd else float("nan")
-    return (
-        f"{showcase.OURS} missed {missed} deadlines where lowest_cost missed {others_missed}, "
-        f"and cost {share:.0%} of what nearest cost."
-    )
+    missing = f"{showcase.OURS} missed {missed} deadlines where lowest_cost missed {others_missed}"
+    if ours.cost_usd is None or not nearest.cost_usd:
+        return f"{missing}; what they cost is not known."
+    return f"{missing}, and cost {ours.cost_usd / nearest.cost_usd:.0%} of what nearest cost."
 
 
 def invitation(gateways: Sequence[Gateway]) -> str:

@@ -1,7 +1,7 @@
 """What came of a run: one `Sent` per request, a `Summary` per run, tables for people, JSON for machines.
 
-Times are seconds, money US dollars. A request is in its deadline when it succeeded and its last byte came in time;
-one without a deadline only has to succeed.
+Times are seconds, money US dollars; what nobody said is None, never zero. A request is in its deadline when it
+succeeded and its last byte came in time; one without a deadline only has to succeed.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     request_id: str = ""
     worker: str = ""
-    """Who answered: the reply's `x-route-node`."""
+    """Who answered: the reply's `x-route-node`; empty when it does not say."""
     region: str = ""
     variant: str = ""
     predicted: float | None = None
-    cost: float = 0.0
+    cost: float | None = None
+    """None when nobody said what it cost."""
     attempts: int = 1
 
     @property
@@ -52,7 +53,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     ok: int
     in_deadline: int
-    cost_usd: float
+    cost_usd: float | None
+    """Of those requests whose cost is known; None when it is of none."""
+    costed: int = 0
+    """How many those are."""
     by_node: dict[str, int]
     """Requests by the worker that answered."""
     p50_s: float
@@ -68,11 +72,13 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def summarise(sent: Sequence[Sent]) -> Summary:
     took = [one.took for one in sent if one.ok]
+    costs = [one.cost for one in sent if one.cost is not None]
     return Summary(
         requests=len(sent),
         ok=sum(one.ok for one in sent),
         in_deadline=sum(one.in_deadline for one in sent),
-        cost_usd=sum(one.cost for one in sent),
+        cost_usd=sum(costs) if costs else None,
+        costed=len(costs),
         by_node=dict(sorted(Counter(one.worker for one in sent if one.worker).items())),
         p50_s=percentile(took, 0.50),
         p99_s=percentile(took, 0.99),
@@ -95,9 +101,9 @@ def milliseconds(seconds: float | None) -> str:
     return "-" if seconds is None or not math.isfinite(seconds) else f"{seconds * 1e3:.0f} ms"
 
 
-def usd_a_million(usd: float) -> str:
+def usd_a_million(usd: float | None, requests: int = 1) -> str:
     """US dollars for a million such requests: a single one costs too little to read."""
-    return f"{usd * 1e6:.2f}"
+    return "-" if usd is None else f"{usd / max(1, requests) * 1e6:.2f}"
 
 
 def requests_table(sent: Sequence[Sent], title: str) -> Table:
@@ -113,9 +119,9 @@ def requests_table(sent: Sequence[Sent], title: str) -> Table:
         table.add_row(
             str(one.number),
             one.kind,
-            one.worker or f"[red]{one.error or one.status}[/red]",
-            one.region,
-            one.variant,
+            one.worker or ("-" if one.ok else f"[red]{one.error or one.status}[/red]"),
+            one.region or "-",
+            one.variant or "-",
             milliseconds(one.deadline) if one.deadline is not None else "none",
             milliseconds(one.predicted),
             milliseconds(one.took),
@@ -138,10 +144,10 @@ def side_by_side(runs: Mapping[str, Summary], what: str = "policy", title: str |
             str(run.requests),
             str(run.ok),
             str(run.in_deadline),
-            usd_a_million(run.cost_usd / max(1, run.requests)),
+            usd_a_million(run.cost_usd, run.costed),
             milliseconds(run.p50_s),
             milliseconds(run.p99_s),
-            " ".join(f"{worker}:{count}" for worker, count in run.by_node.items()),
+            " ".join(f"{worker}:{count}" for worker, count in run.by_node.items()) or "-",
         )
     return table
 

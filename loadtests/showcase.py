@@ -202,7 +202,7 @@ def sent_from(planned: Planned, answer: Answer, took: float, began: float, bill:
         region=headers.get("x-route-region", ""),
         variant=headers.get("x-route-variant", ""),
         predicted=float(eta) / 1e3 if eta else None,
-        cost=sum(cost for cost in billed if cost is not None),
+        cost=sum(known) if (known := [cost for cost in billed if cost is not None]) else None,
         attempts=int(headers.get("x-route-attempts", "1")),
     )
 

@@ -39,9 +39,9 @@ class Message(msgspec.Struct, frozen=True):
 
 
 def message(planned: Planned) -> Message:
-    """The request that a plan's line stands for."""
+    """The request that a plan's line stands for. It asks for the decision, so that cost and worker can be reported."""
     kind = planned.kind
-    headers = []
+    headers = [("x-route-explain", "1")]
     if kind.deadline is not None:
         headers.append(("x-deadline-ms", f"{kind.deadline * 1e3:.0f}"))
     if kind.min_quality is not None:
@@ -229,7 +229,7 @@ class Client:
             region=headers.get("x-route-region", ""),
             variant=headers.get("x-route-variant", ""),
             predicted=float(eta) / 1e3 if eta else None,
-            cost=float(cost) if cost else 0.0,
+            cost=float(cost) if cost else None,
             attempts=int(headers.get("x-route-attempts", "1")),
         )
 

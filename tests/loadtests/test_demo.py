@@ -10,7 +10,7 @@ from loadtests.report import Summary
 DEMO = scenario.load()
 
 
-def summary(in_deadline: int, cost: float) -> Summary:
+def summary(in_deadline: int, cost: float | None) -> Summary:
     return Summary(requests=10, ok=10, in_deadline=in_deadline, cost_usd=cost, by_node={}, p50_s=0.1, p99_s=0.2)
 
 
@@ -30,6 +30,8 @@ def test_invitation_names_every_gateway_and_has_a_curl_line():
 def test_verdict_says_how_it_came_out():
     runs = {showcase.OURS: summary(10, 2e-6), "nearest": summary(10, 8e-6), "lowest_cost": summary(4, 1e-6)}
     assert "missed 0 deadlines where lowest_cost missed 6, and cost 25% of what nearest cost" in verdict(runs)
+    unknown = runs | {"nearest": summary(10, None)}
+    assert verdict(unknown).endswith("missed 0 deadlines where lowest_cost missed 6; what they cost is not known.")
 
 
 def row(worker: str, model: str, rtt: float | None) -> dict[str, object]:

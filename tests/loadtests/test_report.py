@@ -2,6 +2,7 @@ import io
 import json
 import math
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -34,6 +35,23 @@ def test_summary_counts():
     assert run.cost_usd == pytest.approx(4e-6)
     assert run.by_node == {"eu-a": 1, "us-a": 2}
     assert (run.p50_s, run.p99_s) == (0.25, 9.0)
+
+
+def test_what_nobody_said_is_a_dash_and_null_never_zero():
+    silent = Sent(number=0, kind="chat", ok=True, took=0.05)
+    run = summarise([silent, silent])
+    (row,) = [line for line in shown(side_by_side({"run": run})).splitlines() if line.startswith("│")]
+    assert [cell.strip() for cell in row.split("│")[5:9]] == ["-", "50 ms", "50 ms", "-"]
+    (row,) = [line for line in shown(requests_table([silent], "run")).splitlines() if line.startswith("│")]
+    assert [cell.strip() for cell in row.split("│")[3:6]] == ["-", "-", "-"]
+    assert "0.00" not in row
+    assert json.loads(msgspec.json.encode(run))["cost_usd"] is None
+
+
+def test_a_mean_cost_counts_only_requests_whose_cost_is_known():
+    run = summarise([HELD, LATE, FAILED])
+    assert (run.cost_usd, run.costed) == (pytest.approx(3e-6), 2)
+    assert " 1.50 " in shown(side_by_side({"run": run}))
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.0, 1), (0.01, 1), (0.5, 2), (0.75, 3), (0.99, 4), (1.0, 4)])

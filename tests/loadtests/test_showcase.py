@@ -58,4 +58,4 @@ def test_a_failed_request_is_not_ok():
     planned = Planned(3, 0.0, MIX.kinds[0], 8, 8, 1, seed=1)
     sent = sent_from(planned, Answer(status=503, error="no_capacity"), took=0.02, began=0.0, bill={})
     assert not sent.ok
-    assert (sent.cost, sent.error) == (0.0, "no_capacity")
+    assert (sent.cost, sent.error) == (None, "no_capacity")

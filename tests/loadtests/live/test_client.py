@@ -78,6 +78,7 @@ async def test_a_reply_is_read_with_its_decision_headers(client, script):
     assert (sent.worker, sent.region, sent.variant, sent.attempts) == ("n1", "eu", "fp32", 2)
     assert (sent.predicted, sent.cost, sent.request_id) == (0.0125, 2e-6, "r-1")
     assert b"x-deadline-ms: 200\r\nx-min-quality: 0.9\r\n" in script.received[0]
+    assert b"x-route-explain: 1\r\n" in script.received[0]
 
 
 async def test_requests_one_after_another_share_a_connection(client, script):
