@@ -20,6 +20,7 @@ from gateway.auth import Keys, verifier
 from gateway.config import GatewayConfig, notes
 from gateway.control import app as control
 from gateway.control.slot import Slot
+from gateway.decisions import DecisionLog
 from gateway.edge.listener import Listener, listen
 from gateway.edge.plane import Plane
 from gateway.edge.upstream import Pools
@@ -106,6 +107,11 @@ class Gateway:
         )
         self._rng = rng
         wheel = TimerWheel(clock)
+        self.decisions: DecisionLog | None = None
+        if config.decision_log is not None:
+            self.decisions = DecisionLog(
+                config.decision_log, identity, self.fleet, config.auth.pepper, self.telemetry.count, rng, time.time
+            )
         self.plane = Plane(
             router=Router(self.fleet, built.policies, rng),
             routes=built.routes,
@@ -113,7 +119,7 @@ class Gateway:
             locator=built.locator,
             steering=built.steering,
             telemetry=self.telemetry,
-            ring=Ring(dropped=self._undecided),
+            ring=Ring(sink=self.decisions, dropped=self._undecided),
             limits=config.limits,
             upstream=Pools(
                 wheel,
@@ -196,16 +202,16 @@ class Gateway:
         self._restore()
         for note in notes(self.config):
             log.warning(note)
-        background = [
-            asyncio.ensure_future(self._keep(name, work))
-            for name, work in (
-                ("registry", self.registry.run),
-                ("probes", self.probes.run),
-                ("tick", self._tick),
-                ("watch", self._watch),
-                ("snapshot", self._save_often),
-            )
+        loops: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+            ("registry", self.registry.run),
+            ("probes", self.probes.run),
+            ("tick", self._tick),
+            ("watch", self._watch),
+            ("snapshot", self._save_often),
         ]
+        if self.decisions is not None:
+            loops.append(("decisions", self.decisions.run))
+        background = [asyncio.ensure_future(self._keep(name, work)) for name, work in loops]
         try:
             await self.registry.settled(FIRST_READ_SECONDS)
             where = self.config.control
@@ -219,6 +225,8 @@ class Gateway:
             self.plane.upstream.close()
             self.plane.wheel.stop()
             await self._save()
+            if self.decisions is not None:
+                await self.decisions.close()
 
     async def _serve(self, announce: Callable[[str], None], control_port: int) -> None:
         listener = await listen(self.plane, (self.config.listen.host, self.config.listen.port))

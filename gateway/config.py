@@ -194,6 +194,20 @@ class Upstream(_Section, frozen=True):
     """Per worker."""
 
 
+class DecisionLogConfig(_Section, frozen=True):
+    """A sampled log of decisions, for `isochrone simulate --replay`. No bodies, no prompts, no keys."""
+
+    path: Annotated[str, Meta(min_length=1)]
+    """Its older files stand beside it as `path.1`, `path.2`, ..."""
+    sample: Annotated[float, Meta(gt=0, le=1)] = 0.1
+    """Share of the requests that are written down, about 500 bytes each."""
+    max_bytes: Annotated[int, Meta(ge=64 * 1024, le=2**40)] = 64 * 1024 * 1024
+    keep: Annotated[int, Meta(ge=0, le=1000)] = 4
+    """Older files kept: with the defaults the log never takes more than 320 MiB."""
+    tenants: Literal["hashed", "plain", "none"] = "hashed"
+    """How a record names its tenant; `hashed` is keyed with `auth.pepper`, without which names can be guessed."""
+
+
 class GatewayConfig(_Section, frozen=True):
     id: Id = "gateway"
     region: Id = "local"
@@ -218,6 +232,7 @@ class GatewayConfig(_Section, frozen=True):
     upstream: Upstream = Upstream()
     snapshot: str | None = None
     """File that keeps the last known fleet for a cold start without a registry."""
+    decision_log: DecisionLogConfig | None = None
     decision_headers: Literal["on_request", "always", "never"] = "on_request"
     hosts: tuple[Annotated[str, Meta(pattern=r"\A[A-Za-z0-9.\[\]:-]+\Z", max_length=255)], ...] = ()
     """Values of `Host` this gateway answers for; empty for any."""

@@ -53,6 +53,7 @@ health: {{ejection_s: 10}}
 limits: {{body_bytes: 1000}}
 upstream: {{source_address: 127.0.0.2}}
 snapshot: fleet.bin
+decision_log: {{path: /var/log/isochrone/decisions.jsonl, sample: 0.5, max_bytes: 100000, keep: 2, tenants: plain}}
 decision_headers: always
 hosts: [eu.example, "localhost:8080"]
 deadline_from: client
