@@ -97,4 +97,5 @@ class Interval(msgspec.Struct, frozen=True):
     """Mean over seeds and half the width of its 95 % interval."""
 
     mean: float
-    half: float
+    half: float | None
+    """None where one seed, or an infinite figure, has none."""

@@ -1,0 +1,215 @@
+"""Seeds made into figures: means, 95 % intervals and paired differences; JSON for machines, tables for people.
+
+A seed fixes the plan of requests and every other draw, so two policies meet the same requests in the same weather.
+The interval of their *difference* over seeds is therefore what compares them, not the overlap of their own intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from rich.table import Table
+from scipy.special import stdtrit
+
+from loadtests.report import milliseconds
+from loadtests.simulator.result import Figures, Interval, Run
+
+FIGURES: Final[tuple[str, ...]] = Figures.__struct_fields__
+OURS: Final = "isochrone"
+"""The shipped policy: the reference of paired differences wherever it ran."""
+CONFIDENCE: Final = 0.95
+
+Setup = Mapping[str, float | str | int | bool]
+"""What of a scenario was varied."""
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """What nobody can beat (fluid.py): the most in deadline, and the least cost of that."""
+
+    attainment: float
+    cost_per_1k: float
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True):
+    """All policies on the same seeds of one setup."""
+
+    scenario: str
+    setup: Setup
+    seeds: tuple[int, ...]
+    runs: dict[str, tuple[Run, ...]]
+    """By policy; in each the order is that of `seeds`."""
+    limit: Limit | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as `load 0.7, heartbeat 1`."""
+        return ", ".join(f"{key} {value}" for key, value in self.setup.items())
+
+    @property
+    def reference(self) -> str:
+        """The policy the others are compared with."""
+        return OURS if OURS in self.runs else next(iter(self.runs))
+
+    def interval(self, policy: str, figure: str) -> Interval:
+        return interval([getattr(run.figures, figure) for run in self.runs[policy]])
+
+    def mean(self, policy: str, figure: str) -> float:
+        return self.interval(policy, figure).mean
+
+    def difference(self, policy: str, figure: str, reference: str | None = None) -> Interval:
+        """Of `policy` less `reference`, seed by seed."""
+        pairs = zip(self.runs[policy], self.runs[reference or self.reference], strict=True)
+        return interval([getattr(one.figures, figure) - getattr(other.figures, figure) for one, other in pairs])
+
+
+def interval(values: Iterable[float]) -> Interval:
+    """Mean and half width by Student's t. What a run left undefined (NaN) does not count; infinity has no interval."""
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return Interval(math.nan, None)
+    mean = sum(known) / len(known)
+    freedom = len(known) - 1
+    if not freedom or not math.isfinite(mean):
+        return Interval(mean, None)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in known) / freedom)
+    return Interval(mean, float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * deviation / math.sqrt(len(known)))
+
+
+def key(setup: Setup) -> tuple[tuple[str, object], ...]:
+    """A setup as something that can be looked up."""
+    return tuple(sorted(setup.items()))
+
+
+def gather(
+    runs: Iterable[Run], limits: Mapping[tuple[str, tuple[tuple[str, object], ...]], Limit] | None = None
+) -> list[Case]:
+    """Runs by setup, in the order they first came. Seeds that not every policy ran are left out: they pair nothing.
+
+    `limits` are looked up by scenario and `key` of the setup.
+    """
+    groups: dict[tuple[str, tuple[tuple[str, object], ...]], dict[str, dict[int, Run]]] = {}
+    for run in runs:
+        groups.setdefault((run.scenario, key(run.case)), {}).setdefault(run.policy, {})[run.seed] = run
+    cases = []
+    for (scenario, setup), policies in groups.items():
+        seeds = tuple(sorted(set.intersection(*(set(by_seed) for by_seed in policies.values()))))
+        first = next(iter(next(iter(policies.values())).values()))
+        if not seeds:
+            raise ValueError(f"{scenario} {dict(setup)}: no seed was run under all of {', '.join(policies)}")
+        cases.append(
+            Case(
+                scenario=scenario,
+                setup=first.case,
+                seeds=seeds,
+                runs={name: tuple(by_seed[seed] for seed in seeds) for name, by_seed in policies.items()},
+                limit=(limits or {}).get((scenario, setup)),
+            )
+        )
+    return cases
+
+
+def document(cases: Sequence[Case]) -> dict[str, Any]:
+    """What `simulate --json` prints. A scenario that varies something has one entry per setup under `cases`."""
+    if len(cases) == 1 and not cases[0].setup:
+        return _one(cases[0])
+    return {
+        "scenario": cases[0].scenario,
+        "seeds": max(len(case.seeds) for case in cases),
+        "cases": [{"case": dict(case.setup), **_one(case)} for case in cases],
+    }
+
+
+def _one(case: Case) -> dict[str, Any]:
+    """Means; beside them the half widths, and each policy's paired difference to the reference."""
+    intervals = {name: {figure: case.interval(name, figure) for figure in FIGURES} for name in case.runs}
+    result: dict[str, Any] = {
+        "scenario": case.scenario,
+        "seeds": len(case.seeds),
+        "policies": {name: {figure: one.mean for figure, one in row.items()} for name, row in intervals.items()},
+        "intervals": {name: {figure: one.half for figure, one in row.items()} for name, row in intervals.items()},
+        "paired": {
+            "reference": case.reference,
+            "policies": {
+                name: {figure: case.difference(name, figure) for figure in FIGURES}
+                for name in case.runs
+                if name != case.reference
+            },
+        },
+    }
+    if case.limit is not None:
+        result["bound"] = case.limit
+    return result
+
+
+def plus_minus(one: Interval, digits: int, scale: float = 1.0) -> str:
+    """`97.2 ± 0.5`, or `-` where there is nothing to show."""
+    if not math.isfinite(one.mean):
+        return "-"
+    mean = f"{one.mean * scale:.{digits}f}"
+    return mean if one.half is None else f"{mean} ± {one.half * scale:.{digits}f}"
+
+
+def signed(one: Interval, digits: int, scale: float = 1.0) -> str:
+    """A difference: `+0.4 ± 0.2`."""
+    text = plus_minus(one, digits, scale)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def cells(case: Case, policy: str) -> list[str]:
+    """A policy's row, under `COLUMNS`."""
+    row = {figure: case.interval(policy, figure) for figure in FIGURES}
+    against = "" if policy == case.reference else signed(case.difference(policy, "attainment"), 1, 100)
+    return [
+        plus_minus(row["attainment"], 1, 100),
+        against,
+        plus_minus(row["cost_per_1k"], 4),
+        plus_minus(row["fleet_cost_per_1k"], 2),
+        plus_minus(row["accepted_share"], 1, 100),
+        plus_minus(row["miss_rate_accepted"], 1, 100),
+        plus_minus(row["rejected"], 1, 100),
+        milliseconds(row["p50_s"].mean),
+        milliseconds(row["p99_s"].mean),
+        plus_minus(Interval(row["herd_index"].mean, None), 1),
+        plus_minus(Interval(row["jain"].mean, None), 3),
+        plus_minus(Interval(row["decision_us"].mean, None), 0),
+    ]
+
+
+COLUMNS: Final = (
+    "in deadline %",
+    "paired difference",
+    "$ per 1k",
+    "fleet $ per 1k",
+    "accepted %",
+    "missed of accepted %",
+    "rejected %",
+    "p50",
+    "p99",
+    "herd",
+    "Jain",
+    "µs",
+)
+
+
+def ranked(case: Case) -> list[str]:
+    """Policies, most in deadline first."""
+    return sorted(case.runs, key=lambda policy: -case.mean(policy, "attainment"))
+
+
+def table(case: Case) -> Table:
+    """A row per policy, most in deadline first, and the bound."""
+    seeds = f"{len(case.seeds)} seeds, mean ± half the 95 % interval" if len(case.seeds) > 1 else "one seed"
+    title = ": ".join(part for part in (case.scenario, case.name, seeds) if part)
+    result = Table(title=f"{title}; differences to {case.reference}", title_justify="left")
+    result.add_column("policy", no_wrap=True)
+    for column in COLUMNS:
+        result.add_column(column, justify="right")
+    for policy in ranked(case):
+        result.add_row(policy, *cells(case, policy), style="bold" if policy == case.reference else None)
+    if case.limit is not None:
+        bound = [f"{case.limit.attainment:.1%}".rstrip("%"), "", f"{case.limit.cost_per_1k:.4f}"]
+        result.add_row("fluid bound", *bound, *("" for _ in COLUMNS[3:]), style="dim")
+    return result
