@@ -122,7 +122,13 @@ def explain(
         return
     assert what is not None
     told = ask(inquiry, "POST", "/admin/explain", body=imagined(what, asked))
-    show(console, told, tables.explained, as_json)
+    if told["decision"] != "model_not_found":
+        show(console, told, tables.explained, as_json)
+        return
+    if as_json:
+        click.echo(inquiry.text(told))
+    known = sorted({row["model"] for row in ask(inquiry, "GET", "/admin/nodes")["nodes"]})
+    raise RefusedExit(f"{what!r} is no model and no recent request; the models are {', '.join(known) or 'none yet'}")
 
 
 def show(console: Console, told: Any, table: Callable[[Any], RenderableType], as_json: bool) -> None:

@@ -42,13 +42,14 @@ def explained(told: Row) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict")
     for row in told["candidates"]:
-        chosen = row["verdict"] == "chosen"
         table.add_row(
             row["node"], row["region"], _s(row["network_s"]), _s(row["wait_s"]), _s(row["prefill_s"]),
             _s(row["decode_s"]), _s(row["mean_s"]), _s(row["spread_s"]), _usd(row["cost_usd"]), _sure(row),
-            row["verdict"], style="bold green" if chosen else None,
+            row["verdict"], style="bold green" if row["node"] == told["chosen"] else None,
         )  # fmt: skip
-    return Group(Text(heading(told), "bold"), table, Text(counterfactuals(told)))
+    if not told["candidates"]:
+        return Text(heading(told), "bold")
+    return Group(Text(heading(told), "bold"), table, Text(legend(told), "dim"), Text(counterfactuals(told)))
 
 
 def last_column(told: Row) -> str:
@@ -56,18 +57,50 @@ def last_column(told: Row) -> str:
     return "in time" if told["budget_s"] is not None else f"{told['probability']:.0%} within"
 
 
+DECISIONS = {
+    "feasible": "predicted in time",
+    "degraded": "predicted in time, with a lower variant than wanted",
+    "best_effort": "best effort, for it is not predicted in time",
+}
+
+
 def heading(told: Row) -> str:
     """The decision in one sentence."""
-    wanted = "no deadline"
-    if told["budget_s"] is not None:
-        wanted = f"{told['budget_s'] * 1e3:.0f} ms, with {told['probability']:.0%} probability"
-    if told["first_token_budget_s"] is not None:
-        wanted += f"; first token in {told['first_token_budget_s'] * 1e3:.0f} ms"
     model, policy = told["model"], told["policy"]
     if told["chosen"] is None:
         detail = f": {told['detail']}" if told["detail"] else ""
-        return f"{model} ({wanted}) under {policy}: refused, {told['decision']}{detail}"
-    return f"{model} ({wanted}) under {policy}: {told['chosen']}, {told['decision'].replace('_', ' ')}"
+        return f"{model}, {wanted(told)}, under {policy}: refused, {told['decision']}{detail}"
+    kept = DECISIONS[told["decision"]] if wanted(told) != NO_DEADLINE or told["decision"] == "degraded" else "any time"
+    return f"{model}, {wanted(told)}, under {policy}: goes to {told['chosen']} ({kept})"
+
+
+NO_DEADLINE = "no deadline"
+
+
+def wanted(told: Row) -> str:
+    """The deadlines of the request."""
+    parts = (("budget_s", "in {}"), ("first_token_budget_s", "first token in {}"), ("token_budget_s", "{} a token"))
+    limits = [text.format(_short(told[key])) for key, text in parts if told[key] is not None]
+    return f"{', '.join(limits)}, {told['probability']:.0%} surely" if limits else NO_DEADLINE
+
+
+def legend(told: Row) -> str:
+    """How to read the table."""
+    lines = ["Cheapest first. total = network + wait + prefill + decode, the mean; spread is its standard deviation."]
+    sure = f"{told['probability']:.0%}"
+    if told["budget_s"] is None:
+        lines.append(f'"{last_column(told)}": it takes no longer than this, {sure} surely.')
+    else:
+        limit = _short(told["budget_s"])
+        lines.append(f'"in time": the chance to be complete in {limit}; with {sure} or more a node counts as in time.')
+    verdicts = " ".join(row["verdict"] for row in told["candidates"])
+    if "not drawn" in verdicts:
+        lines.append(
+            "Of nodes as cheap, the sooner of two drawn at random is chosen; the next request may go elsewhere."
+        )
+    elif told["decision"] == "feasible" and "prefers another" not in verdicts:
+        lines.append("The cheapest that will do is chosen.")
+    return "\n".join(lines)
 
 
 def counterfactuals(told: Row) -> str:
@@ -154,6 +187,10 @@ def _ms(milliseconds: float | None) -> str:
 
 def _s(seconds: float | None) -> str:
     return _ms(None if seconds is None else seconds * 1e3)
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds * 1e3:.4g} ms"
 
 
 def _usd(dollars: float | None) -> str:

@@ -10,10 +10,9 @@ import msgspec
 import numpy as np
 
 from policies.balancers.cheapest_in_deadline import TIER
-from policies.columns import Candidates, allows, in_regions
+from policies.columns import Candidates, Floats, Mask, allows, in_regions
 from policies.estimate import Z, probability
 from policies.health import State
-from policies.node import Node
 from policies.request import INFINITE, Request, Shed
 from policies.router import Choice, Router
 
@@ -40,7 +39,7 @@ class Candidate(msgspec.Struct, frozen=True):
     probability: float | None
     """P(in time); None without a deadline."""
     verdict: str
-    """`chosen`, `tier`, `feasible`, or why it is out."""
+    """`chosen`, how it compares to the chosen one, or why it is out: words for a person."""
 
 
 class Alternative(msgspec.Struct, frozen=True):
@@ -60,6 +59,8 @@ class Explanation(msgspec.Struct, frozen=True):
     policy: str
     budget_s: float | None
     first_token_budget_s: float | None
+    token_budget_s: float | None
+    """Seconds granted per output token."""
     probability: float
     decision: str
     """`feasible`, `degraded`, `best_effort`, or the reason of a refusal."""
@@ -68,7 +69,9 @@ class Explanation(msgspec.Struct, frozen=True):
     """Cheapest first."""
     fastest: Alternative | None
     next_cheapest: Alternative | None
+    """The cheapest in time of those dearer than the chosen one and its like."""
     without_deadline: Alternative | None
+    """None for a request that has no deadline."""
     detail: str = ""
 
 
@@ -84,22 +87,19 @@ def explain(router: Router, request: Request, now: float) -> Explanation:
         view = choice.candidates if isinstance(choice, Choice) else _view(router, request, now)
         rows = [_candidate(view, slot, chosen, now) for slot in range(len(columns.nodes))]
         candidates = tuple(sorted(rows, key=lambda row: (row.cost_usd, row.mean_s)))
-    relaxed = msgspec.structs.replace(
-        request, deadline=INFINITE, first_token_deadline=INFINITE, token_interval=INFINITE
-    )
-    free = router.consider(relaxed, now)
     return Explanation(
         model=request.model,
         policy=request.policy,
         budget_s=_finite(request.deadline - now),
         first_token_budget_s=_finite(request.first_token_deadline - now),
+        token_budget_s=_finite(request.token_interval),
         probability=request.probability,
         decision=choice.reason.label if isinstance(choice, Shed) else choice.status.value,
         chosen=None if isinstance(choice, Shed) else choice.node.id,
         candidates=candidates,
-        fastest=_alternative(view, chosen, _argmin(view, "total", "eligible")),
-        next_cheapest=_alternative(view, chosen, _argmin(view, "cost", "fit", chosen)),
-        without_deadline=_alternative(view, chosen, free.slot if isinstance(free, Choice) else None),
+        fastest=_alternative(view, chosen, _fastest(view)),
+        next_cheapest=_alternative(view, chosen, _next_cheapest(view, chosen)),
+        without_deadline=_alternative(view, chosen, _without_deadline(router, request, now)),
         detail=choice.detail if isinstance(choice, Shed) else "",
     )
 
@@ -137,47 +137,99 @@ def _candidate(view: Candidates, slot: int, chosen: int | None, now: float) -> C
 
 
 def _verdict(view: Candidates, slot: int, chosen: int | None, now: float) -> str:
-    node, request = view.columns.nodes[slot], view.request
     if slot == chosen:
-        return "chosen"
+        return "chosen" if view.fit[slot] else f"chosen, although {_late(view, slot, now)}"
     if view.fit[slot]:
-        cheapest = view.cost[view.fit].min()
-        return "tier" if view.cost[slot] <= cheapest * TIER else "feasible, dearer"
-    if view.eligible[slot]:
-        return _late(view, slot, now)
-    return _excluded(node, request, now)
+        return _beside(view, slot, chosen)
+    return _late(view, slot, now) if view.eligible[slot] else _excluded(view, slot, now)
+
+
+def _beside(view: Candidates, slot: int, chosen: int | None) -> str:
+    """How one that is in time as well compares to the chosen one."""
+    good = "queue short enough" if view.request.patient else "in time"
+    if chosen is None:
+        return good
+    cost, limit = float(view.cost[slot]), _tier_limit(view)
+    if not view.fit[chosen] or view.cost[chosen] > limit:
+        compared = "cheaper" if cost < view.cost[chosen] else "dearer"
+        return f"{good} and {compared}; policy or request prefers another"
+    if cost > limit:
+        return f"{good}, but dearer"
+    passed_over = "not this session's" if view.request.affinity else "not drawn"
+    return f"{good}, as cheap (within {TIER - 1:.0%}), {passed_over}"
+
+
+def _tier_limit(view: Candidates) -> float:
+    """Up to here a node in time is as cheap as the cheapest of them."""
+    return float(view.cost[view.fit].min()) * TIER
 
 
 def _late(view: Candidates, slot: int, now: float) -> str:
-    request = view.request
+    """Which of its deadlines the request would miss there, and by how much."""
+    request, columns, z = view.request, view.columns, Z[view.request.probability]
     if request.patient:
-        return f"queue longer than {request.patience:g} s"
-    over: float = float(view.total[slot] + Z[request.probability] * view.spread[slot]) - (request.deadline - now)
+        return f"too long a queue: {columns.wait[slot]:.0f} s, and {request.patience:g} s are waited at most"
+    sure = f"at {request.probability:.0%}"
+    over: float = float(view.total[slot] + z * view.spread[slot]) - (request.deadline - now)
     if over > 0:
-        return f"too late by {over * 1e3:.0f} ms at {request.probability:.0%}"
-    return "first token or token pace too slow"
+        return f"too late by {over * 1e3:.0f} ms {sure}"
+    first, spread, _ = columns.evaluate(request, 0.0)
+    over = float(first[slot] + z * spread[slot]) - (request.first_token_deadline - now)
+    if over > 0:
+        return f"first token too late by {over * 1e3:.0f} ms {sure}"
+    pace = float(columns.output[slot] * (1.0 + z * columns.error[slot]))
+    return f"too slow: {pace * 1e3:.3g} ms a token {sure}, {request.token_interval * 1e3:.3g} ms are granted"
 
 
-def _excluded(node: Node, request: Request, now: float) -> str:
+_OUT = {
+    State.EJECTED: "ejected: it failed just now",
+    State.PROBING: "probing: it failed lately and gets little",
+    State.DRAINING: "draining: it gets nothing new",
+    State.GONE: "gone from the registry",
+}
+
+
+def _excluded(view: Candidates, slot: int, now: float) -> str:
+    node, request = view.columns.nodes[slot], view.request
     health = node.state.health
     if not in_regions(request.selection, node.region):
         return "region not allowed"
     if not allows(request.selection, node):
-        return "excluded by provider"
+        return "excluded by the request's `provider`"
     if node.endpoint.quality < request.quality:
-        return f"quality below {request.quality:g}"
+        return f"quality {node.endpoint.quality:.3g}, below the {request.quality:g} wanted"
     if health.state is not State.SERVING:
-        return str(health.state.value)
+        return _OUT[health.state]
     if not node.accepts(now):
-        return "resting after a refusal" if now < health.rests_until else "starting slowly"
+        return "resting: it refused a request just now" if now < health.rests_until else "slow start: enough for now"
     return "above the price cap"
 
 
-def _argmin(view: Candidates | None, what: str, mask: str, besides: int | None = None) -> int | None:
-    if view is None:
+def _fastest(view: Candidates | None) -> int | None:
+    return None if view is None else _least(view.total, view.eligible)
+
+
+def _next_cheapest(view: Candidates | None, chosen: int | None) -> int | None:
+    """What would take the request if the chosen one and all as cheap were not there."""
+    if view is None or chosen is None or not view.fit.any():
         return None
-    slots = [int(slot) for slot in np.flatnonzero(getattr(view, mask)) if slot != besides]
-    return min(slots, key=lambda slot: float(getattr(view, what)[slot])) if slots else None
+    limit = _tier_limit(view)
+    return _least(view.cost, view.fit & (view.cost > max(float(view.cost[chosen]), limit)))
+
+
+def _without_deadline(router: Router, request: Request, now: float) -> int | None:
+    if request.patient:
+        return None
+    relaxed = msgspec.structs.replace(
+        request, deadline=INFINITE, first_token_deadline=INFINITE, token_interval=INFINITE
+    )
+    free = router.consider(relaxed, now)
+    return free.slot if isinstance(free, Choice) else None
+
+
+def _least(values: Floats, mask: Mask) -> int | None:
+    slots = np.flatnonzero(mask)
+    return int(slots[np.argmin(values[slots])]) if len(slots) else None
 
 
 def _alternative(view: Candidates | None, chosen: int | None, other: int | None) -> Alternative | None:

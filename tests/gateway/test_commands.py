@@ -35,7 +35,7 @@ class Asked:
         if path == "/admin/drain":
             return {"worker": body["worker"], "draining": body["on"], "shared": self.shared}
         if path == "/admin/explain":
-            return told(deadline=0.05)
+            return told(model="other") if body["body"]["model"] == "nope" else told(deadline=0.05)
         if path == "/admin/explain/r1":
             return DECIDED
         raise RefusedError(404, "No recent request has this id. (request_id)")
@@ -75,7 +75,7 @@ def test_explain_a_model_with_wishes(asked: Asked) -> None:
         "explain", "chat", "--deadline-ms", "50", "--min-quality", "0.9", "--regions", "eu-*", "--max-tokens", "9"
     )
     assert done.exit_code == 0
-    assert "feasible" in done.output
+    assert "predicted in time" in done.output
     assert "Without a deadline it would go to" in done.output
     described = asked.questions[-1][2]
     assert described["path"] == "/v1/chat/completions"
@@ -101,6 +101,15 @@ def test_explain_a_request_by_id_named_either_way(asked: Asked) -> None:
     unknown = run("explain", "--request-id", "r2")
     assert (unknown.exit_code, unknown.output) == (1, "Error: No recent request has this id. (request_id)\n")
     assert run("explain").exit_code == 2
+
+
+def test_explaining_what_nobody_knows_fails_and_says_what_there_is(asked: Asked) -> None:
+    done = run("explain", "nope")
+    assert done.exit_code == 1
+    assert done.output == "Error: 'nope' is no model and no recent request; the models are m\n"
+    done = run("explain", "nope", "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout.splitlines()[0])["decision"] == "model_not_found"
 
 
 def test_drain(asked: Asked) -> None:

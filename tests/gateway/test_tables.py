@@ -36,7 +36,9 @@ def told(**wishes: Any) -> dict[str, Any]:
 
 def test_a_tight_deadline_is_explained_with_every_candidate() -> None:
     shown = text(tables.explained(told(deadline=0.05)))
-    assert "chat (50 ms, with 95% probability) under house: near/chat:fp32, feasible" in shown
+    assert "chat, in 50 ms, 95% surely, under house: goes to near/chat:fp32 (predicted in time)" in shown
+    assert '"in time": the chance to be complete in 50 ms; with 95% or more a node counts as in time.' in shown
+    assert "The cheapest that will do is chosen." in shown
     assert "too late by" in shown
     assert "in time" in shown
     assert "The fastest node is the one chosen." in shown
@@ -46,7 +48,8 @@ def test_a_tight_deadline_is_explained_with_every_candidate() -> None:
 
 def test_a_patient_request_shows_the_time_it_will_hold() -> None:
     shown = text(tables.explained(told()))
-    assert "chat (no deadline) under house: far/chat:fp32, feasible" in shown
+    assert "chat, no deadline, under house: goes to far/chat:fp32 (any time)" in shown
+    assert "Without a deadline" not in shown
     assert "95% within" in shown
     assert "The fastest node is near/chat:fp32: $" in shown
     assert "a million more and" in shown
@@ -61,7 +64,7 @@ def test_a_refusal_says_why() -> None:
 
 
 NODE = {
-    "node": "a/m:v", "region": "eu", "state": "serving", "quality": 1.0, "price": 2.5, "price_in": None,
+    "node": "a/m:v", "model": "m", "region": "eu", "state": "serving", "quality": 1.0, "price": 2.5, "price_in": None,
     "price_out": None, "rtt_ms": None, "wait_ms": 0.0, "waiting": None, "running": 3, "sent": 1,
 }  # fmt: skip
 

@@ -1,7 +1,11 @@
+import re
+
 import msgspec
 import pytest
 
+from policies.config import NearestConfig, PolicyConfig
 from policies.explain import explain
+from policies.records import Curve
 from policies.request import DrainSet, Infeasible, Selection
 from tests.fleets import endpoint, request, router, worker
 
@@ -27,7 +31,7 @@ def test_it_agrees_with_the_decision_and_reserves_nothing(house):
 def test_candidates_come_cheapest_first_with_their_verdicts(house):
     explanation = explain(house, request(deadline=0.35), 0.0)
     verdicts = [(c.worker, c.verdict.split(" by")[0]) for c in explanation.candidates]
-    assert verdicts == [("farther", "too late"), ("far", "chosen"), ("near", "feasible, dearer")]
+    assert verdicts == [("farther", "too late"), ("far", "chosen"), ("near", "in time, but dearer")]
     for c in explanation.candidates:
         assert c.mean_s == pytest.approx(c.network_s + c.wait_s + c.prefill_s + c.decode_s)
         assert c.quantile_s > c.mean_s
@@ -43,15 +47,53 @@ def test_counterfactuals(house):
     assert e.without_deadline.extra_cost_usd < 0 < e.without_deadline.extra_s
 
 
+def test_one_as_cheap_is_no_alternative_and_says_why_it_was_passed_over():
+    r = router(
+        worker("a", usd_per_hour=1.00),
+        worker("b", usd_per_hour=1.04),
+        worker("dear", usd_per_hour=2.0),
+        rtt={"a": 0.03, "b": 0.01, "dear": 0.02},
+    )
+    e = explain(r, request(deadline=5.0), 0.0)
+    assert {c.worker: c.verdict for c in e.candidates} == {
+        "a": "in time, as cheap (within 5%), not drawn",
+        "b": "chosen",
+        "dear": "in time, but dearer",
+    }
+    assert e.next_cheapest.node == "dear/chat:fp32"
+    assert e.next_cheapest.extra_cost_usd > 0
+    of_a_session = explain(r, request(deadline=5.0, affinity="s"), 0.0)
+    assert "not this session's" in " ".join(c.verdict for c in of_a_session.candidates)
+
+
+def test_a_policy_that_does_not_go_by_price_is_not_said_to():
+    nodes = (worker("near", usd_per_hour=4.0), worker("far", usd_per_hour=1.0), worker("out", usd_per_hour=9.0))
+    r = router(*nodes, rtt={"near": 0.002, "far": 0.1, "out": 0.2}, house=PolicyConfig(balancer=NearestConfig()))
+    e = explain(r, request(deadline=5.0), 0.0)
+    verdicts = {c.worker: c.verdict for c in e.candidates}
+    assert e.chosen == "near/chat:fp32"
+    assert verdicts["far"] == "in time and cheaper; policy or request prefers another"
+    assert verdicts["out"] == "in time and dearer; policy or request prefers another"
+    assert e.next_cheapest.node == "out/chat:fp32"
+
+
+def test_best_effort_says_that_the_chosen_one_is_late(house):
+    e = explain(house, request(deadline=0.001), 0.0)
+    assert e.decision == "best_effort"
+    (chosen,) = [c for c in e.candidates if c.node == e.chosen]
+    assert re.fullmatch(r"chosen, although too late by \d+ ms at 95%", chosen.verdict)
+    assert e.next_cheapest is None
+
+
 def test_exclusions_say_why(house):
     house.observe(DrainSet("near", True), 0.0)
     asked = request(selection=Selection(regions=(("home", "far"),)))
     verdicts = {c.worker: c.verdict for c in explain(house, asked, 0.0).candidates}
-    assert verdicts == {"near": "draining", "far": "chosen", "farther": "region not allowed"}
+    assert verdicts == {"near": "draining: it gets nothing new", "far": "chosen", "farther": "region not allowed"}
     ignored = {
         c.worker: c.verdict for c in explain(house, request(selection=Selection(ignore=("far",))), 0.0).candidates
     }
-    assert ignored["far"] == "excluded by provider"
+    assert ignored["far"] == "excluded by the request's `provider`"
     capped = {c.worker: c.verdict for c in explain(house, request(max_cost=2e-6), 0.0).candidates}
     assert capped["far"] == "above the price cap"
 
@@ -59,9 +101,13 @@ def test_exclusions_say_why(house):
 def test_quality_and_pace_are_named():
     r = router(worker("a"), worker("b", endpoints=(endpoint(variant="int8", quality=0.9),)))
     verdicts = {c.worker: c.verdict for c in explain(r, request(quality=0.95, min_quality=0.95), 0.0).candidates}
-    assert verdicts == {"a": "chosen", "b": "quality below 0.95"}
-    slow = explain(r, request(token_interval=-1.0, when_infeasible=(Infeasible.REJECT,)), 0.0)
-    assert {c.verdict for c in slow.candidates} == {"first token or token pace too slow"}
+    assert verdicts == {"a": "chosen", "b": "quality 0.9, below the 0.95 wanted"}
+    writer = router(worker("a", endpoints=(endpoint(curve=Curve(0.01, decode=0.01)),)))
+    (slow,) = explain(writer, request(token_interval=0.005, output_tokens=9), 0.0).candidates
+    pace = float(re.fullmatch(r"chosen, although too slow: (\S+) ms a token at 95%, 5 ms are granted", slow.verdict)[1])
+    assert 10 < pace < 30  # 10 ms and what its error allows for
+    late = explain(r, request(first_token_deadline=0.001, when_infeasible=(Infeasible.REJECT,)), 0.0)
+    assert all(re.fullmatch(r"first token too late by \d+ ms at 95%", c.verdict) for c in late.candidates)
 
 
 def test_a_refusal_is_explained_too(house):
@@ -75,6 +121,7 @@ def test_a_refusal_is_explained_too(house):
 def test_a_patient_request_has_no_probability_and_the_whole_encodes(house):
     e = explain(house, request(), 0.0)
     assert e.budget_s is None
+    assert e.without_deadline is None  # it is one itself
     assert all(c.probability is None for c in e.candidates)
     assert msgspec.json.decode(msgspec.json.encode(e))["chosen"] == "farther/chat:fp32"
 
