@@ -21,8 +21,10 @@ from gateway.config import ConfigError
 from gateway.inquiry import Inquiry, RefusedError, UnreachableError
 
 REFRESH_SECONDS = 1.0
-WIDTH = 132
-"""Columns the widest table needs."""
+WIDTH = 200
+"""Columns the widest table may need; tables take only what they need."""
+PIPE_WIDTH = 10_000
+"""A file has no columns."""
 DEFAULT_CONTROL = "http://127.0.0.1:8081"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -51,7 +53,7 @@ class UnreachableExit(click.ClickException):
 def screen() -> Console:
     """Where tables go. In a narrow terminal, or a pipe, long lines are better than cut words."""
     console = Console()
-    console.width = max(console.width, WIDTH)
+    console.width = max(console.width, WIDTH) if console.is_terminal else PIPE_WIDTH
     return console
 
 

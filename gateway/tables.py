@@ -108,7 +108,7 @@ def counterfactuals(told: Row) -> str:
     lines = []
     for key, text in (
         ("fastest", "The fastest node"),
-        ("next_cheapest", "The next cheapest in time"),
+        ("next_cheapest", "The next cheapest" if wanted(told) == NO_DEADLINE else "The next cheapest in time"),
         ("without_deadline", "Without a deadline"),
     ):
         other = told[key]
@@ -195,4 +195,7 @@ def _short(seconds: float) -> str:
 
 def _usd(dollars: float | None) -> str:
     """Dollars for a million such requests: one costs too little to read."""
-    return "-" if dollars is None else f"${dollars * 1e6:,.4g}"
+    if dollars is None:
+        return "-"
+    million = dollars * 1e6
+    return f"${million:,.2f}" if million >= 1 else f"${million:.3g}"
