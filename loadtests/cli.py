@@ -14,11 +14,15 @@ import msgspec
 
 from loadtests import demo as demonstration
 from loadtests import report, scenario
+from loadtests.arrivals import Arrivals, Process
 from loadtests.live.client import Client
 from loadtests.processes import ChildError
-from loadtests.workload import Arrivals, Kind, Surface, Workload
+from loadtests.sizes import Ranges
+from loadtests.workload import Class, Demand, Planned, Surface
 
 PORT = click.IntRange(0, 65535)
+SIZES = Ranges(prompt_tokens=(8, 24), output_tokens=(8, 24))
+"""Of `isochrone load`: short enough for the bundled models on a CPU."""
 
 
 @click.command()
@@ -65,7 +69,7 @@ def demo(
 @click.option("--model", default="tinychat", show_default=True)
 @click.option("--surface", type=click.Choice([surface.value for surface in Surface]), default="chat", show_default=True)
 @click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True), help="None unless given.")
-@click.option("--arrivals", type=click.Choice([kind.value for kind in Arrivals]), default="poisson", show_default=True)
+@click.option("--arrivals", type=click.Choice(["poisson", "even"]), default="poisson", show_default=True)
 @click.option("--seed", default=1, show_default=True)
 @click.option("--key", envvar="ISOCHRONE_API_KEY", default="", help="API key; or the variable ISOCHRONE_API_KEY.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
@@ -77,9 +81,12 @@ def load(
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
         raise click.BadParameter("http://HOST:PORT was expected", param_hint="URL")
-    kind = Kind(name=surface, surface=Surface(surface), model=model, deadline=deadline_ms and deadline_ms / 1e3)
-    workload = Workload(kinds=(kind,), rate=rate, arrivals=Arrivals(arrivals))
-    sent = asyncio.run(_send(parts.hostname, parts.port or 80, key, workload, max(1, round(rate * seconds)), seed))
+    kind = Class(name=surface, surface=Surface(surface), model=model, total_s=deadline_ms and deadline_ms / 1e3)
+    demand = Demand(classes=(kind,), sizes=SIZES, arrivals=Arrivals(process=Process(arrivals)))
+    plan = demand.plan(rate, seconds, seed=seed)
+    if not plan:
+        raise click.BadParameter(f"at {rate:g} per second no request falls into {seconds:g} s", param_hint="--rate")
+    sent = asyncio.run(_send(parts.hostname, parts.port or 80, key, plan))
     summary = report.summarise(sent)
     if as_json:
         click.echo(msgspec.json.encode(summary).decode())
@@ -90,10 +97,10 @@ def load(
     sys.exit(0 if summary.ok == summary.requests else 1)
 
 
-async def _send(host: str, port: int, key: str, workload: Workload, requests: int, seed: int) -> list[report.Sent]:
+async def _send(host: str, port: int, key: str, plan: list[Planned]) -> list[report.Sent]:
     client = Client(host, port, key=key)
     try:
-        return await client.run(workload.plan(requests, seed))
+        return await client.run(plan)
     finally:
         client.close()
 

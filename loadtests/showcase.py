@@ -17,10 +17,12 @@ import aiohttp
 import msgspec
 import openai
 
+from loadtests.arrivals import Arrivals, Process
 from loadtests.embedded import Gateway
 from loadtests.live.client import digits_body
 from loadtests.report import Sent
-from loadtests.workload import Arrivals, Kind, Planned, Surface, Workload, prose
+from loadtests.sizes import Ranges
+from loadtests.workload import Class, Demand, Planned, Surface, prose
 
 OURS: Final = "cheapest_in_deadline"
 OTHERS: Final = ("nearest", "lowest_cost")
@@ -31,30 +33,30 @@ RATE: Final = 8.0
 """A second: about a third of what two cores can carry with clients, network and all workers on them."""
 TIMEOUT: Final = 30.0
 
-_DIGIT = functools.partial(Kind, surface=Surface.INFER, model="digits")
-_EMBEDDING = functools.partial(Kind, surface=Surface.EMBEDDING, model="minilm")
-_CHAT = functools.partial(Kind, surface=Surface.CHAT, model="tinychat")
-_STREAM = functools.partial(Kind, surface=Surface.CHAT_STREAM, model="tinychat")
-_COMPLETION = functools.partial(Kind, surface=Surface.COMPLETION, model="tinychat")
+_DIGIT = functools.partial(Class, surface=Surface.INFER, model="digits")
+_EMBEDDING = functools.partial(Class, surface=Surface.EMBEDDING, model="minilm")
+_CHAT = functools.partial(Class, surface=Surface.CHAT, model="tinychat")
+_STREAM = functools.partial(Class, surface=Surface.CHAT_STREAM, model="tinychat")
+_COMPLETION = functools.partial(Class, surface=Surface.COMPLETION, model="tinychat")
 
 # From europe-west4 the other regions are 102 and 223 ms away, so a deadline of 90 ms can only be met at home, one of
 # 190 ms also from us-central1, and one of 700 ms from anywhere. The last kinds do not care at all.
-MIX: Final = Workload(
-    kinds=(
-        _DIGIT(name="digit, now", deadline=0.075, weight=2),
-        _STREAM(name="chat stream, now", deadline=0.090, weight=2),
-        _EMBEDDING(name="embedding, now", deadline=0.090),
-        _CHAT(name="chat, soon", deadline=0.190),
-        _COMPLETION(name="completion, soon", deadline=0.190),
-        _EMBEDDING(name="embedding, soon", deadline=0.190, items=(1, 2)),
-        _CHAT(name="chat, relaxed", deadline=0.700, output_tokens=(24, 40), weight=2),
-        _EMBEDDING(name="embeddings, relaxed", deadline=0.700, items=(2, 4), weight=2),
-        _EMBEDDING(name="embedding, exact", deadline=0.700, min_quality=1.0),
-        _STREAM(name="chat stream, any time", output_tokens=(24, 40), weight=2),
-        _EMBEDDING(name="embeddings, any time", items=(4, 8), weight=2),
+MIX: Final = Demand(
+    classes=(
+        _DIGIT(name="digit, now", total_s=0.075, share=2),
+        _STREAM(name="chat stream, now", total_s=0.090, share=2),
+        _EMBEDDING(name="embedding, now", total_s=0.090),
+        _CHAT(name="chat, soon", total_s=0.190),
+        _COMPLETION(name="completion, soon", total_s=0.190),
+        _EMBEDDING(name="embedding, soon", total_s=0.190, items=(1, 2)),
+        _CHAT(name="chat, relaxed", total_s=0.700, output_tokens=(24, 40), share=2),
+        _EMBEDDING(name="embeddings, relaxed", total_s=0.700, items=(2, 4), share=2),
+        _EMBEDDING(name="embedding, exact", total_s=0.700, min_quality=1.0),
+        _STREAM(name="chat stream, any time", output_tokens=(24, 40), share=2),
+        _EMBEDDING(name="embeddings, any time", items=(4, 8), share=2),
     ),
-    rate=RATE,
-    arrivals=Arrivals.EVEN,
+    sizes=Ranges(prompt_tokens=(8, 24), output_tokens=(8, 24)),
+    arrivals=Arrivals(process=Process.EVEN),
 )
 
 
@@ -113,7 +115,7 @@ class Showcase:
             case Surface.INFER:
                 return await self._infer(planned)
             case Surface.EMBEDDING:
-                texts = [prose(planned.prompt_words, planned.seed + item) for item in range(planned.items)]
+                texts = [prose(planned.prompt_tokens, planned.seed + item) for item in range(planned.items)]
                 return await self._unary(
                     self._openai.embeddings.with_raw_response.create(
                         model=planned.kind.model, input=texts, extra_headers=asked(planned.kind)
@@ -123,7 +125,7 @@ class Showcase:
                 return await self._unary(
                     self._openai.completions.with_raw_response.create(
                         model=planned.kind.model,
-                        prompt=prose(planned.prompt_words, planned.seed),
+                        prompt=prose(planned.prompt_tokens, planned.seed),
                         max_tokens=planned.output_tokens,
                         extra_headers=asked(planned.kind),
                     )
@@ -132,7 +134,7 @@ class Showcase:
                 return await self._unary(
                     self._openai.chat.completions.with_raw_response.create(
                         model=planned.kind.model,
-                        messages=[{"role": "user", "content": prose(planned.prompt_words, planned.seed)}],
+                        messages=[{"role": "user", "content": prose(planned.prompt_tokens, planned.seed)}],
                         max_tokens=planned.output_tokens,
                         extra_headers=asked(planned.kind),
                     )
@@ -148,7 +150,7 @@ class Showcase:
     async def _stream(self, planned: Planned) -> Answer:
         raw = await self._openai.chat.completions.with_raw_response.create(
             model=planned.kind.model,
-            messages=[{"role": "user", "content": prose(planned.prompt_words, planned.seed)}],
+            messages=[{"role": "user", "content": prose(planned.prompt_tokens, planned.seed)}],
             max_tokens=planned.output_tokens,
             stream=True,
             extra_headers=asked(planned.kind),
@@ -173,12 +175,12 @@ class Showcase:
             return dict(await reply.json()) if reply.status == 200 else {}
 
 
-def asked(kind: Kind) -> dict[str, str]:
+def asked(kind: Class) -> dict[str, str]:
     """The headers that carry what a kind of request wants."""
     headers = {}
-    if kind.deadline is not None:
-        headers["x-deadline-ms"] = f"{kind.deadline * 1e3:.0f}"
-    if kind.min_quality is not None:
+    if kind.total_s is not None:
+        headers["x-deadline-ms"] = f"{kind.total_s * 1e3:.0f}"
+    if kind.min_quality:
         headers["x-min-quality"] = f"{kind.min_quality:g}"
     return headers
 
@@ -194,7 +196,7 @@ def sent_from(planned: Planned, answer: Answer, took: float, began: float, bill:
         ok=answer.status == 200 and not answer.error,
         took=took,
         first_byte=None if answer.first_byte is None else answer.first_byte - began,
-        deadline=planned.kind.deadline,
+        deadline=planned.kind.total_s,
         status=answer.status,
         error=answer.error,
         request_id=headers.get("x-request-id", ""),
@@ -210,4 +212,4 @@ def sent_from(planned: Planned, answer: Answer, took: float, began: float, bill:
 async def showcase(gateway: Gateway, requests: int, done: Callable[[], None] = lambda: None) -> list[Sent]:
     """Send the mixed workload through one gateway."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT)) as session:
-        return await Showcase(gateway, session).run(MIX.plan(requests, SEED), done)
+        return await Showcase(gateway, session).run(MIX.plan(RATE, requests / RATE, seed=SEED), done)

@@ -1,7 +1,8 @@
-"""What load to offer: arrivals, kinds, sizes and deadlines, drawn from one seed before the first request is sent.
+"""What load to offer: arrivals, classes, sizes and deadlines, drawn from one seed before the first request is sent.
 
-A plan is offsets from its start, so it runs under any clock, virtual or wall. The same workload and seed give the
-same plan, request by request, however many policies it is run under. `live/client.py` and `showcase.py` send plans.
+A plan is offsets from its start, so it runs under any clock: the simulator's virtual one, or the wall's
+(`live/client.py`, `showcase.py`). The same demand and seed give the same plan, request by request, however many
+policies it is run under. When: arrivals.py; how large: sizes.py.
 """
 
 from __future__ import annotations
@@ -9,10 +10,20 @@ from __future__ import annotations
 import enum
 import math
 import random
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import msgspec
+import numpy as np
 from msgspec import Meta
+
+from loadtests.arrivals import Arrivals, Burst, Day, Moments, Origin, moments
+from loadtests.sizes import Fit, Ints, Ranges, Tokens, fitted, uniform
+
+Positive = Annotated[float, Meta(gt=0)]
+
+NOWHERE: Mapping[str, Origin] = {"": Origin()}
+"""For a load on one gateway."""
 
 
 class Surface(enum.Enum):
@@ -25,74 +36,159 @@ class Surface(enum.Enum):
     INFER = "infer"
 
 
-class Arrivals(enum.Enum):
-    """When requests come: a Poisson process, or evenly spaced."""
-
-    POISSON = "poisson"
-    EVEN = "even"
-
-
-class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One sort of request in a mix."""
+class Class(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One sort of request in a mix, and the deadlines it grants. Seconds; `None` grants without end."""
 
     name: str
-    surface: Surface
-    model: str
-    weight: Annotated[float, Meta(gt=0)] = 1.0
-    """Its share of the mix, relative to the others' weights."""
-    deadline: Annotated[float, Meta(gt=0)] | None = None
-    """Seconds it grants end to end; `None` when it does not care."""
-    min_quality: Annotated[float, Meta(ge=0, le=2)] | None = None
-    prompt_words: tuple[int, int] = (8, 24)
-    """Smallest and largest prompt, both included."""
-    output_tokens: tuple[int, int] = (8, 24)
-    items: tuple[int, int] = (1, 1)
+    share: Positive = 1.0
+    """Of the mix, relative to the others' shares."""
+    first_token_s: Positive | None = None
+    total_s: Positive | None = None
+    token_interval_s: Positive | None = None
+    probability: Annotated[float, Meta(gt=0, lt=1)] = 0.95
+    quality: Annotated[float, Meta(ge=0, le=2)] = 0.0
+    min_quality: Annotated[float, Meta(ge=0, le=2)] = 0.0
+    surface: Surface = Surface.CHAT_STREAM
+    model: str = "llm"
+    prompt_tokens: tuple[Tokens, Tokens] | None = None
+    """Smallest and largest, both included; `None` draws from the demand's sizes."""
+    output_tokens: tuple[Tokens, Tokens] | None = None
+    items: tuple[Tokens, Tokens] = (1, 1)
 
 
-class Planned(msgspec.Struct, frozen=True):
+class Tenants(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who asks."""
+
+    count: Annotated[int, Meta(ge=1)] = 1
+    skew: Annotated[float, Meta(ge=0)] = 0.0
+    """Zipf's exponent: the k-th tenant sends 1/k**skew of what the first does."""
+
+
+class Planned(msgspec.Struct, frozen=True, gc=False):
     """One request to send `at` seconds after the start."""
 
     number: int
     at: float
-    kind: Kind
-    prompt_words: int
+    kind: Class
+    prompt_tokens: int
     output_tokens: int
     items: int
     seed: int
     """What its content is drawn from."""
+    origin: str = ""
+    """Region it comes from."""
+    tenant: str = ""
+    session: str = ""
+    """Conversation it belongs to, if any."""
+    prefix: tuple[int, ...] = ()
+    """Ids of its prompt's blocks, in order: equal leading ids are equal beginnings."""
+
+    @property
+    def model(self) -> str:
+        return self.kind.model
+
+    @property
+    def stream(self) -> bool:
+        return self.kind.surface is Surface.CHAT_STREAM
 
 
-class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A mix at a rate. Shares are exact, not drawn: each kind comes in proportion to its weight, in shuffled order."""
+class Demand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What clients ask for, beside the rate. Shares of classes are exact, not drawn, in shuffled order."""
 
-    kinds: Annotated[tuple[Kind, ...], Meta(min_length=1)]
-    rate: Annotated[float, Meta(gt=0)]
-    """Requests per second."""
-    arrivals: Arrivals = Arrivals.POISSON
+    classes: Annotated[tuple[Class, ...], Meta(min_length=1)]
+    sizes: str | Ranges = "azure-conversation"
+    """Name of a fit (`fitted/`), or ranges."""
+    arrivals: Arrivals = Arrivals()
+    bursts: tuple[Burst, ...] = ()
+    day: Day | None = None
+    tenants: Tenants = Tenants()
 
-    def plan(self, requests: int, seed: int) -> list[Planned]:
-        rng = random.Random(seed)
-        kinds = share_out(self.kinds, requests)
-        rng.shuffle(kinds)
-        plan = []
-        at = 0.0
-        for number, kind in enumerate(kinds):
-            words = rng.randint(*kind.prompt_words)
-            tokens = rng.randint(*kind.output_tokens)
-            plan.append(Planned(number, at, kind, words, tokens, rng.randint(*kind.items), rng.getrandbits(31)))
-            at += rng.expovariate(self.rate) if self.arrivals is Arrivals.POISSON else 1 / self.rate
-        return plan
+    def __post_init__(self) -> None:
+        if isinstance(self.sizes, str):
+            fitted(self.sizes)
+
+    def plan(
+        self, rate: float, seconds: float, origins: Mapping[str, Origin] = NOWHERE, seed: int = 0
+    ) -> list[Planned]:
+        """The requests of `seconds` at a mean `rate` per second over all origins, in the order of their times."""
+        # A stream of chance for each aspect: other sizes leave the arrivals as they are.
+        when, what, large, who, content = (
+            np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(5)
+        )
+        times = moments(self.arrivals, self.bursts, self.day, rate, seconds, origins, when)
+        requests = len(times.at)
+        indices = what.permutation(np.repeat(np.arange(len(self.classes)), share_out(self.classes, requests)))
+        prompts, outputs, items = self._sized(indices, large)
+        names = list(origins)
+        return [
+            Planned(number, *columns)
+            for number, columns in enumerate(
+                zip(
+                    times.at.tolist(),
+                    [self.classes[index] for index in indices.tolist()],
+                    prompts.tolist(),
+                    outputs.tolist(),
+                    items.tolist(),
+                    content.integers(2**31, size=requests).tolist(),
+                    [names[index] for index in times.origin.tolist()],
+                    self._tenants(times, who),
+                    strict=True,
+                )
+            )
+        ]
+
+    def mean(self, kind: Class) -> tuple[float, float]:
+        """Prompt and output tokens that a request of this class has in the mean: what a client could know."""
+        return self._typical(kind, lambda sizes: sizes.mean())
+
+    def median(self, kind: Class) -> tuple[float, float]:
+        return self._typical(kind, lambda sizes: sizes.median())
+
+    def _typical(self, kind: Class, of: Callable[[Fit | Ranges], tuple[float, float]]) -> tuple[float, float]:
+        prompt, output = of(self._sizes)
+        if kind.prompt_tokens is not None:
+            prompt = sum(kind.prompt_tokens) / 2
+        if kind.output_tokens is not None:
+            output = sum(kind.output_tokens) / 2
+        return prompt, output
+
+    @property
+    def _sizes(self) -> Fit | Ranges:
+        return fitted(self.sizes) if isinstance(self.sizes, str) else self.sizes
+
+    def _sized(self, indices: Ints, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
+        """Prompt tokens, output tokens and items, by class."""
+        prompts, outputs = self._sizes.draw(rng, len(indices))
+        items = np.ones(len(indices), np.int64)
+        for index, kind in enumerate(self.classes):
+            (own,) = np.nonzero(indices == index)
+            if kind.prompt_tokens is not None:
+                prompts[own] = uniform(rng, kind.prompt_tokens, len(own))
+            if kind.output_tokens is not None:
+                outputs[own] = uniform(rng, kind.output_tokens, len(own))
+            if kind.items != (1, 1):
+                items[own] = uniform(rng, kind.items, len(own))
+        return prompts, outputs, items
+
+    def _tenants(self, times: Moments, rng: np.random.Generator) -> list[str]:
+        weights = np.arange(1.0, self.tenants.count + 1) ** -self.tenants.skew
+        drawn = rng.choice(self.tenants.count, len(times.at), p=weights / weights.sum())
+        names = [f"tenant-{number + 1}" for number in range(self.tenants.count)]
+        return [
+            (self.bursts[burst].tenant if burst >= 0 else "") or names[tenant]
+            for tenant, burst in zip(drawn.tolist(), times.burst.tolist(), strict=True)
+        ]
 
 
-def share_out(kinds: tuple[Kind, ...], requests: int) -> list[Kind]:
-    """As many of each kind as its weight says, by largest remainder."""
-    total = sum(kind.weight for kind in kinds)
-    exact = [requests * kind.weight / total for kind in kinds]
+def share_out(kinds: Sequence[Class], requests: int) -> list[int]:
+    """How many there are of each kind, by largest remainder."""
+    total = sum(kind.share for kind in kinds)
+    exact = [requests * kind.share / total for kind in kinds]
     counts = [math.floor(share) for share in exact]
     by_remainder = sorted(range(len(kinds)), key=lambda i: counts[i] - exact[i])
     for i in by_remainder[: requests - sum(counts)]:
         counts[i] += 1
-    return [kind for kind, count in zip(kinds, counts, strict=True) for _ in range(count)]
+    return counts
 
 
 _WORDS = (
@@ -102,24 +198,5 @@ _WORDS = (
 
 
 def prose(words: int, seed: int) -> str:
-    """A prompt of so many words."""
+    """A prompt of so many words. Each is a token or two to most tokenizers."""
     return " ".join(random.Random(seed).choices(_WORDS.split(), k=words))
-
-
-class Class(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A deadline class: what a share of the requests grants. Seconds; `None` grants without end."""
-
-    name: str
-    share: Annotated[float, Meta(gt=0)]
-    first_token_s: Annotated[float, Meta(gt=0)] | None = None
-    total_s: Annotated[float, Meta(gt=0)] | None = None
-    token_interval_s: Annotated[float, Meta(gt=0)] | None = None
-    probability: float = 0.95
-    quality: Annotated[float, Meta(ge=0, le=2)] = 0.0
-    min_quality: Annotated[float, Meta(ge=0, le=2)] = 0.0
-
-
-class Demand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What clients ask for, beside the rate."""
-
-    classes: Annotated[tuple[Class, ...], Meta(min_length=1)]

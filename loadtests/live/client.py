@@ -42,16 +42,16 @@ def message(planned: Planned) -> Message:
     """The request that a plan's line stands for. It asks for the decision, so that cost and worker can be reported."""
     kind = planned.kind
     headers = [("x-route-explain", "1")]
-    if kind.deadline is not None:
-        headers.append(("x-deadline-ms", f"{kind.deadline * 1e3:.0f}"))
-    if kind.min_quality is not None:
+    if kind.total_s is not None:
+        headers.append(("x-deadline-ms", f"{kind.total_s * 1e3:.0f}"))
+    if kind.min_quality:
         headers.append(("x-min-quality", f"{kind.min_quality:g}"))
     path, body = _content(planned)
     return Message(path, msgspec.json.encode(body), tuple(headers))
 
 
 def _content(planned: Planned) -> tuple[str, dict[str, object]]:
-    model, text = planned.kind.model, prose(planned.prompt_words, planned.seed)
+    model, text = planned.kind.model, prose(planned.prompt_tokens, planned.seed)
     match planned.kind.surface:
         case Surface.CHAT | Surface.CHAT_STREAM:
             body: dict[str, object] = {
@@ -64,7 +64,7 @@ def _content(planned: Planned) -> tuple[str, dict[str, object]]:
         case Surface.COMPLETION:
             return "/v1/completions", {"model": model, "prompt": text, "max_tokens": planned.output_tokens}
         case Surface.EMBEDDING:
-            texts = [prose(planned.prompt_words, planned.seed + item) for item in range(planned.items)]
+            texts = [prose(planned.prompt_tokens, planned.seed + item) for item in range(planned.items)]
             return "/v1/embeddings", {"model": model, "input": texts}
         case Surface.INFER:
             return f"/v2/models/{model}/infer", digits_body(planned.items, planned.seed)
@@ -192,7 +192,7 @@ class Client:
         data = message(planned)
         if self._key:
             data = msgspec.structs.replace(data, headers=(*data.headers, ("authorization", f"Bearer {self._key}")))
-        limit = TIMEOUT if kind.deadline is None else kind.deadline + DEADLINE_GRACE
+        limit = TIMEOUT if kind.total_s is None else kind.total_s + DEADLINE_GRACE
         reply, connection = Reply(), None
         try:
             async with asyncio.timeout(limit):
@@ -221,7 +221,7 @@ class Client:
             ok=ok,
             took=took,
             first_byte=None if reply.first_byte is None else reply.first_byte - intended,
-            deadline=kind.deadline,
+            deadline=kind.total_s,
             status=reply.status,
             error=reply.error or ("" if ok else _code(reply)),
             request_id=headers.get("x-request-id", ""),

@@ -12,12 +12,17 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from loadtests.arrivals import Origin
 from loadtests.workload import Demand
 
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
+
+
+class WorldError(Exception):
+    """A world that cannot be simulated: the text names the field and what is wrong with it."""
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -30,7 +35,7 @@ class Place(_Part, frozen=True, kw_only=True):
     latitude: Annotated[float, Meta(ge=-90, le=90)]
     longitude: Annotated[float, Meta(ge=-180, le=180)]
     demand: NotNegative = 1.0
-    """Its share of the requests, relative to the other regions with a gateway."""
+    """Its share of the requests, relative to the other regions."""
     carbon_g_per_kwh: NotNegative = 0.0
     egress_usd_per_gb: NotNegative = 0.0
 
@@ -112,6 +117,9 @@ class Control(_Part, frozen=True, kw_only=True):
     """Share of heartbeats that never arrive."""
     early: bool = False
     """Whether a worker also reports at once when its wait crosses a bucket edge (at most every 50 ms)."""
+    known_age: bool = True
+    """Whether a gateway takes half the round trip as the age of a report (algorithm.md 2.1); else, as the shipped
+    subscription does, it takes every report as of its arrival."""
     on_responses: bool = False
     """Whether answers carry load reports (ORCA) that the gateway reads."""
     lease_s: Positive = 3.0
@@ -215,3 +223,16 @@ class World(_Part, frozen=True, kw_only=True):
     """Length of a run, of which..."""
     warm_up: NotNegative = 10.0
     """...the requests of the first so many seconds are not counted."""
+
+    def round_trip(self, a: str, b: str) -> RoundTrip:
+        """The one between two regions, or inside one."""
+        return next(trip for trip in self.round_trips if set(trip.between) == {a, b})
+
+    def origins(self) -> dict[str, Origin]:
+        """Where requests enter: a region's clients use its gateway, or else the nearest. Their own way is not timed."""
+        shares = dict.fromkeys(self.gateways, 0.0)
+        for name, place in self.regions.items():
+            if place.demand:
+                nearest = min(shares, key=lambda gateway: (gateway != name, self.round_trip(name, gateway).avg_ms))
+                shares[nearest] += place.demand
+        return {name: Origin(share, self.regions[name].longitude) for name, share in shares.items() if share}

@@ -14,11 +14,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from loadtests import scenario
+from loadtests.arrivals import Arrivals, Process
 from loadtests.embedded import Embedded, fetch
 from loadtests.live.client import Client
 from loadtests.processes import Child, free_ports
 from loadtests.report import Sent
-from loadtests.workload import Arrivals, Kind, Surface, Workload
+from loadtests.sizes import Ranges
+from loadtests.workload import Class, Demand, Surface
 
 MODEL = "emulated"
 
@@ -109,15 +111,17 @@ def chat(gateway: Any, **fields: Any) -> dict[str, str]:
 
 def under_load(gateway: Any, seconds: float, during: Callable[[], None], rate: float = 60.0) -> list[Sent]:
     """Send chat completions at a rate from a thread of their own; a second into it, call `during`."""
-    workload = Workload(
-        kinds=(Kind(name="chat", surface=Surface.CHAT, model=MODEL),), rate=rate, arrivals=Arrivals.EVEN
+    demand = Demand(
+        classes=(Class(name="chat", surface=Surface.CHAT, model=MODEL),),
+        sizes=Ranges(prompt_tokens=(8, 24), output_tokens=(8, 24)),
+        arrivals=Arrivals(process=Process.EVEN),
     )
     parts = urlsplit(gateway.url)
 
     async def send() -> list[Sent]:
         client = Client(parts.hostname or "", parts.port or 80)
         try:
-            return await client.run(workload.plan(round(rate * seconds), seed=1))
+            return await client.run(demand.plan(rate, seconds, seed=1))
         finally:
             client.close()
 

@@ -68,7 +68,9 @@ def server():
 
 def test_load_reports_in_json(run, server):
     _, url = server
-    result = run(cli.load, url, "--rate", "100", "--seconds", "0.2", "--deadline-ms", "2000", "--json")
+    result = run(
+        cli.load, url, "--rate", "100", "--seconds", "0.2", "--arrivals", "even", "--deadline-ms", "2000", "--json"
+    )
     assert result.exit_code == 0, result.output
     assert json.loads(result.output)["requests"] == json.loads(result.output)["in_deadline"] == 20
 
@@ -76,7 +78,7 @@ def test_load_reports_in_json(run, server):
 def test_load_reports_errors_and_fails(run, server):
     answer, url = server
     answer.status = 503
-    result = run(cli.load, url, "--rate", "50", "--seconds", "0.1")
+    result = run(cli.load, url, "--rate", "50", "--seconds", "0.1", "--arrivals", "even")
     assert result.exit_code == 1
     assert "5 x 503" in result.output
 

@@ -5,10 +5,11 @@ import json
 
 import pytest
 
+from loadtests.arrivals import Arrivals, Process
 from loadtests.live.client import Client, message
-from loadtests.workload import Arrivals, Kind, Planned, Surface, Workload
+from loadtests.workload import Class, Demand, Planned, Surface
 
-CHAT = Kind(name="chat", surface=Surface.CHAT, model="m", deadline=0.2, min_quality=0.9)
+CHAT = Class(name="chat", surface=Surface.CHAT, model="m", total_s=0.2, min_quality=0.9)
 OK = (
     b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-request-id: r-1\r\nx-route-node: n1\r\nx-route-region: eu\r\n"
     b"x-route-variant: fp32\r\nx-route-eta-ms: 12.5\r\nx-route-cost-usd: 0.000002\r\nx-route-attempts: 2\r\n\r\n{}"
@@ -21,8 +22,8 @@ def stream(*events: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(body) + body
 
 
-def planned(kind: Kind, at: float = 0.0) -> Planned:
-    return Planned(0, at, kind, prompt_words=3, output_tokens=4, items=2, seed=1)
+def planned(kind: Class, at: float = 0.0) -> Planned:
+    return Planned(0, at, kind, prompt_tokens=3, output_tokens=4, items=2, seed=1)
 
 
 class Server(asyncio.Protocol):
@@ -94,10 +95,10 @@ async def test_time_counts_from_when_it_was_meant_to_leave(client):
 
 
 async def test_a_stalled_server_does_not_hold_the_plan_back(client, script):
-    patient = Kind(name="p", surface=Surface.EMBEDDING, model="m", deadline=0.01)
+    patient = Class(name="p", surface=Surface.EMBEDDING, model="m", total_s=0.01)
     script.replies = [None]
-    workload = Workload(kinds=(patient,), rate=200, arrivals=Arrivals.EVEN)
-    running = asyncio.ensure_future(client.run(workload.plan(10, seed=1)))
+    demand = Demand(classes=(patient,), arrivals=Arrivals(process=Process.EVEN))
+    running = asyncio.ensure_future(client.run(demand.plan(200, 0.05)))
     async with asyncio.timeout(2):
         await script.tenth.wait()
     running.cancel()
@@ -131,7 +132,7 @@ async def test_failures_are_reported_by_name(client, script, reply, error):
 )
 async def test_a_stream_is_complete_only_with_done_and_no_error(client, script, reply, ok):
     script.replies = [reply]
-    (sent,) = await client.run([planned(Kind(name="s", surface=Surface.CHAT_STREAM, model="m"))])
+    (sent,) = await client.run([planned(Class(name="s", surface=Surface.CHAT_STREAM, model="m"))])
     assert sent.ok is ok
 
 
@@ -146,7 +147,7 @@ async def test_a_stream_is_complete_only_with_done_and_no_error(client, script, 
     ],
 )
 def test_every_surface_has_its_path_and_body(surface, path, field):
-    made = message(planned(Kind(name="k", surface=surface, model="m")))
+    made = message(planned(Class(name="k", surface=surface, model="m")))
     assert made.path == path
     assert json.loads(made.body)[field]
     assert made.encode("h:1").startswith(f"POST {path} HTTP/1.1\r\nhost: h:1\r\n".encode())

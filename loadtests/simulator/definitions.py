@@ -1,0 +1,172 @@
+"""Worlds from YAML: one file, what it extends, what is overridden, and the cases it spans.
+
+    extends: headline.yaml      merged under this file: mappings key by key, lists and values replaced, `null` removes
+    vary: {load: [0.5, 0.7]}    every combination of the values of these dotted paths; `*` stands for all entries
+    cases: {one: {...}}         named sets of keys, each merged over the world in turn; with `vary`, every combination
+
+A file beside the one that names it, or one that ships (`headline`). Whatever is wrong is said with file and field.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from ruamel.yaml import YAML, YAMLError
+
+from loadtests.rows import FileError
+from loadtests.simulator.servable import check
+from loadtests.simulator.world import World
+
+Label = float | str | int | bool
+
+
+class Case(NamedTuple):
+    """One world of a scenario, and what of it was varied."""
+
+    label: dict[str, Label]
+    world: World
+
+
+class Definition(NamedTuple):
+    """A scenario: one world, or several that differ in what is varied."""
+
+    name: str
+    about: str
+    cases: tuple[Case, ...]
+
+
+def read(source: str | Path, overrides: Mapping[str, Any] | None = None, base: str | Path | None = None) -> Definition:
+    """A scenario by path or shipped name.
+
+    `overrides` are dotted paths and their values; a list of values varies them where one is due. `base` is a world to
+    lay the scenario's own lines on, in place of the one that it extends.
+    """
+    path = find(source)
+    raw = _layers(path, None if base is None else find(base), ())
+    vary, cases = raw.pop("vary", None) or {}, raw.pop("cases", None) or {}
+    for name, value in (("vary", vary), ("cases", cases)):
+        if not isinstance(value, dict) or not all(isinstance(each, list | dict) for each in value.values()):
+            raise FileError(f"{path}: {name}: a mapping was expected, of lists (vary) or of mappings (cases)")
+    fixed = dict(overrides or {})
+    vary = {dotted: values for dotted, values in vary.items() if dotted not in fixed}
+    vary |= {dotted: fixed.pop(dotted) for dotted in [*fixed] if dotted in VARIED and isinstance(fixed[dotted], list)}
+    made = []
+    for label, tree in _spanned(path, raw, vary, cases):
+        for dotted, value in fixed.items():
+            put(path, tree, dotted, value)
+        made.append(Case(label, _world(path, tree)))
+    return Definition(made[0].world.name, made[0].world.about, tuple(made))
+
+
+VARIED = frozenset({"load", "control.heartbeat_s", "serving.queue"})
+"""Fields of one value of which a caller may give several."""
+
+
+def shipped() -> list[str]:
+    """Names of the worlds that ship: all of `loadtests/scenarios/` but the demo's."""
+    folder = resources.files("loadtests") / "scenarios"
+    names = (file.name for file in folder.iterdir() if file.name.endswith(".yaml"))
+    return sorted(name.removesuffix(".yaml") for name in names if name != "demo.yaml")
+
+
+def find(source: str | Path, near: Path | None = None) -> Path:
+    """The file a name stands for: beside `near`, as a path, or shipped."""
+    name = str(source)
+    places = [near.parent / name] if near is not None else []
+    places.append(Path(name))
+    places += [Path(str(resources.files("loadtests") / "scenarios" / file)) for file in (name, f"{name}.yaml")]
+    for place in places:
+        if place.is_file():
+            return place
+    raise FileError(f"{name}: no such file, and no scenario of that name ships; there are {', '.join(shipped())}")
+
+
+def _layers(path: Path, base: Path | None, below: tuple[Path, ...]) -> dict[str, Any]:
+    """A file over what it extends (or over `base`)."""
+    if path in below:
+        raise FileError(f"{path}: extends: it extends itself")
+    try:
+        raw = YAML(typ="safe", pure=True).load(path.read_text())
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise FileError(f"{path}: {error}") from error
+    if not isinstance(raw, dict):
+        raise FileError(f"{path}: a mapping was expected")
+    trace = raw.get("demand", {}).get("trace") if isinstance(raw.get("demand"), dict) else None
+    if isinstance(trace, str):
+        raw["demand"]["trace"] = str(path.parent / trace)
+    parent = raw.pop("extends", None)
+    if base is not None and path != base:
+        return merged(_layers(base, None, (*below, path)), raw)
+    if parent is None:
+        return raw
+    if not isinstance(parent, str):
+        raise FileError(f"{path}: extends: the name of a file was expected")
+    return merged(_layers(find(parent, path), None, (*below, path)), raw)
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `under`: mappings key by key, everything else replaced; None removes."""
+    tree = dict(under)
+    for key, value in over.items():
+        if value is None:
+            tree.pop(key, None)
+        elif isinstance(value, dict) and isinstance(tree.get(key), dict):
+            tree[key] = merged(tree[key], value)
+        else:
+            tree[key] = value
+    return tree
+
+
+def _spanned(
+    path: Path, raw: dict[str, Any], vary: Mapping[str, list[Any]], cases: Mapping[str, dict[str, Any]]
+) -> Iterator[tuple[dict[str, Label], dict[str, Any]]]:
+    """Every case's label and tree."""
+    for dotted, values in vary.items():
+        if not values or not all(isinstance(value, Label) for value in values):
+            raise FileError(f"{path}: vary: {dotted}: a list of plain values was expected (see `cases` for others)")
+    for name, keys in (cases or {"": {}}).items():
+        for chosen in itertools.product(*vary.values()):
+            tree = deepcopy(merged(raw, keys))
+            for dotted, value in zip(vary, chosen, strict=True):
+                put(path, tree, dotted, value)
+            yield ({"case": str(name)} if name else {}) | dict(zip(vary, chosen, strict=True)), tree
+
+
+def put(path: Path, tree: Any, dotted: str, value: Any) -> None:
+    """Set what a dotted path names; `*` names every entry of a list or mapping, a number one of a list."""
+    head, _, rest = dotted.partition(".")
+    if isinstance(tree, list):
+        keys: list[Any] = list(range(len(tree))) if head == "*" else [int(head)] if head.isdecimal() else []
+        if any(key >= len(tree) for key in keys):
+            keys = []
+    elif isinstance(tree, dict):
+        keys = list(tree) if head == "*" else [head]
+    else:
+        keys = []
+    if not keys:
+        raise FileError(f"{path}: {dotted}: there is no {head!r} to set")
+    for key in keys:
+        if not rest:
+            tree[key] = value
+        else:
+            if isinstance(tree, dict):
+                tree.setdefault(key, {})
+            put(path, tree[key], rest, value)
+
+
+def _world(path: Path, tree: dict[str, Any]) -> World:
+    tree.setdefault("name", path.stem)
+    try:
+        world = msgspec.convert(tree, World)
+    except msgspec.ValidationError as error:
+        raise FileError(f"{path}: {error}") from error
+    fault = check(world)
+    if fault is not None:
+        raise FileError(f"{path}: {fault}")
+    return world
