@@ -22,7 +22,7 @@ OURS: Final = "isochrone"
 """The shipped policy: the reference of paired differences wherever it ran."""
 CONFIDENCE: Final = 0.95
 
-Setup = Mapping[str, float | str | int | bool]
+Label = Mapping[str, float | str | int | bool]
 """What of a scenario was varied."""
 
 
@@ -33,11 +33,11 @@ class Limit(msgspec.Struct, frozen=True):
     cost_per_1k: float
 
 
-class Case(msgspec.Struct, frozen=True, kw_only=True):
-    """All policies on the same seeds of one setup."""
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """What all policies made of one case of a scenario, on the same seeds."""
 
     scenario: str
-    setup: Setup
+    label: Label
     seeds: tuple[int, ...]
     runs: dict[str, tuple[Run, ...]]
     """By policy; in each the order is that of `seeds`."""
@@ -45,8 +45,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Such as `load 0.7, heartbeat 1`."""
-        return ", ".join(f"{key} {value}" for key, value in self.setup.items())
+        """Such as `fifo queue, load 0.7, heartbeat 1 s`."""
+        return ", ".join(in_words(dotted, value) for dotted, value in self.label.items())
 
     @property
     def reference(self) -> str:
@@ -65,6 +65,18 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         return interval([getattr(one.figures, figure) - getattr(other.figures, figure) for one, other in pairs])
 
 
+def in_words(dotted: str, value: object) -> str:
+    """`control.heartbeat_s` and 5.0 as `heartbeat 5 s`."""
+    if dotted == "case":
+        return str(value)
+    if dotted == "serving.queue":
+        return f"{value} queue"
+    word = dotted.rpartition(".")[2]
+    seconds = word.endswith("_s")
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{word.removesuffix('_s').replace('_', ' ')} {shown}{' s' * seconds}"
+
+
 def interval(values: Iterable[float]) -> Interval:
     """Mean and half width by Student's t. What a run left undefined (NaN) does not count; infinity has no interval."""
     known = [value for value in values if not math.isnan(value)]
@@ -78,51 +90,51 @@ def interval(values: Iterable[float]) -> Interval:
     return Interval(mean, float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * deviation / math.sqrt(len(known)))
 
 
-def key(setup: Setup) -> tuple[tuple[str, object], ...]:
-    """A setup as something that can be looked up."""
-    return tuple(sorted(setup.items()))
+def key(label: Label) -> tuple[tuple[str, object], ...]:
+    """A label as something to look up by."""
+    return tuple(sorted(label.items()))
 
 
 def gather(
     runs: Iterable[Run], limits: Mapping[tuple[str, tuple[tuple[str, object], ...]], Limit] | None = None
-) -> list[Case]:
-    """Runs by setup, in the order they first came. Seeds that not every policy ran are left out: they pair nothing.
+) -> list[Comparison]:
+    """Runs by case, in the order they first came. Seeds that not every policy ran are left out: they pair nothing.
 
-    `limits` are looked up by scenario and `key` of the setup.
+    `limits` are looked up by scenario and `key` of its label.
     """
     groups: dict[tuple[str, tuple[tuple[str, object], ...]], dict[str, dict[int, Run]]] = {}
     for run in runs:
         groups.setdefault((run.scenario, key(run.case)), {}).setdefault(run.policy, {})[run.seed] = run
     cases = []
-    for (scenario, setup), policies in groups.items():
+    for (scenario, label), policies in groups.items():
         seeds = tuple(sorted(set.intersection(*(set(by_seed) for by_seed in policies.values()))))
         first = next(iter(next(iter(policies.values())).values()))
         if not seeds:
-            raise ValueError(f"{scenario} {dict(setup)}: no seed was run under all of {', '.join(policies)}")
+            raise ValueError(f"{scenario} {dict(label)}: no seed was run under all of {', '.join(policies)}")
         cases.append(
-            Case(
+            Comparison(
                 scenario=scenario,
-                setup=first.case,
+                label=first.case,
                 seeds=seeds,
                 runs={name: tuple(by_seed[seed] for seed in seeds) for name, by_seed in policies.items()},
-                limit=(limits or {}).get((scenario, setup)),
+                limit=(limits or {}).get((scenario, label)),
             )
         )
     return cases
 
 
-def document(cases: Sequence[Case]) -> dict[str, Any]:
-    """What `simulate --json` prints. A scenario that varies something has one entry per setup under `cases`."""
-    if len(cases) == 1 and not cases[0].setup:
+def document(cases: Sequence[Comparison]) -> dict[str, Any]:
+    """What `simulate --json` prints. A scenario that varies something has one entry per case under `cases`."""
+    if len(cases) == 1 and not cases[0].label:
         return _one(cases[0])
     return {
         "scenario": cases[0].scenario,
         "seeds": max(len(case.seeds) for case in cases),
-        "cases": [{"case": dict(case.setup), **_one(case)} for case in cases],
+        "cases": [{"case": dict(case.label), **_one(case)} for case in cases],
     }
 
 
-def _one(case: Case) -> dict[str, Any]:
+def _one(case: Comparison) -> dict[str, Any]:
     """Means; beside them the half widths, and each policy's paired difference to the reference."""
     intervals = {name: {figure: case.interval(name, figure) for figure in FIGURES} for name in case.runs}
     result: dict[str, Any] = {
@@ -158,7 +170,7 @@ def signed(one: Interval, digits: int, scale: float = 1.0) -> str:
     return text if text.startswith("-") else f"+{text}"
 
 
-def cells(case: Case, policy: str) -> list[str]:
+def cells(case: Comparison, policy: str) -> list[str]:
     """A policy's row, under `COLUMNS`."""
     row = {figure: case.interval(policy, figure) for figure in FIGURES}
     against = "" if policy == case.reference else signed(case.difference(policy, "attainment"), 1, 100)
@@ -194,12 +206,12 @@ COLUMNS: Final = (
 )
 
 
-def ranked(case: Case) -> list[str]:
+def ranked(case: Comparison) -> list[str]:
     """Policies, most in deadline first."""
     return sorted(case.runs, key=lambda policy: -case.mean(policy, "attainment"))
 
 
-def table(case: Case) -> Table:
+def table(case: Comparison) -> Table:
     """A row per policy, most in deadline first, and the bound."""
     seeds = f"{len(case.seeds)} seeds, mean ± half the 95 % interval" if len(case.seeds) > 1 else "one seed"
     title = ": ".join(part for part in (case.scenario, case.name, seeds) if part)

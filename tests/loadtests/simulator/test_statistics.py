@@ -116,3 +116,12 @@ def test_one_seed_claims_no_interval():
     assert statistics.plus_minus(Interval(0.5, 0.25), 2) == "0.50 ± 0.25"
     assert statistics.signed(Interval(0.5, None), 1) == "+0.5"
     assert statistics.signed(Interval(-0.5, None), 1) == "-0.5"
+
+
+def test_labels_read_as_words():
+    assert statistics.in_words("control.heartbeat_s", 5.0) == "heartbeat 5 s"
+    assert statistics.in_words("serving.queue", "edf") == "edf queue"
+    assert statistics.in_words("load", 0.7) == "load 0.7"
+    assert statistics.in_words("case", "outage") == "outage"
+    (comparison,) = gather(specimens.runs({"isochrone": 0.9}, case={"load": 0.7, "control.heartbeat_s": 1}))
+    assert comparison.name == "load 0.7, heartbeat 1 s"
