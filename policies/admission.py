@@ -6,12 +6,15 @@ Both come out as values: a `Shed` names the reason, the field it is about and, w
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from policies.reason import Reason
 from policies.request import Shed
+
+if TYPE_CHECKING:
+    from policies.columns import Candidates
 
 MIN_RETRY_AFTER = 1.0
 MAX_RETRY_AFTER = 30.0
@@ -23,14 +26,23 @@ class AdmissionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Most requests of this policy in flight at once; 0 means no limit."""
 
 
-def infeasible(shortfall: float) -> Shed:
-    """Refuse a deadline the best node misses by `shortfall` seconds (in the mean)."""
-    if math.isinf(shortfall):
-        return Shed(Reason.DEADLINE_INFEASIBLE, param="x-deadline-ms")
-    detail = "No node is predicted to meet the deadline"
-    if shortfall > 0:
-        detail += f"; {math.ceil(shortfall * 1e3)} ms more would do"
-    return Shed(Reason.DEADLINE_INFEASIBLE, detail + ".", "x-deadline-ms", retry_after(shortfall))
+def infeasible(candidates: Candidates, now: float) -> Shed:
+    """Refuse deadlines nobody is predicted to meet: name the one that fails and how far the best eligible node is from
+    it, and ask to come back only where a shorter queue would help."""
+    whole, first, pace = (late[candidates.eligible] for late in candidates.lateness(now))
+    for param, late in (("x-deadline-ms", whole), ("x-slo-ttft-ms", first)):
+        missing = float(late.min())
+        if missing > 0:
+            drained = candidates.drained(now)
+            back = None if math.isinf(drained) else retry_after(drained)
+            return Shed(Reason.DEADLINE_INFEASIBLE, f"{math.ceil(missing * 1e3)} ms more would do.", param, back)
+    missing = float(pace.min())
+    if missing > 0:
+        detail = f"The fastest needs {missing * 1e3:.2g} ms more for each token."
+        return Shed(Reason.DEADLINE_INFEASIBLE, detail, "x-slo-tpot-ms")
+    return Shed(
+        Reason.DEADLINE_INFEASIBLE, "Each deadline alone can be met, but not by the same node.", "x-deadline-ms"
+    )
 
 
 def retry_after(seconds: float) -> float:

@@ -8,7 +8,6 @@ matrix product and a few vector operations (`Candidates`), from the same numbers
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -23,6 +22,7 @@ from policies.request import ANY, INFINITE, Request, Selection
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+Seconds = npt.NDArray[Any]
 
 # A request is a vector (1, prompt tokens, output tokens, further items, reply bytes). Three blocks of a matrix, one
 # column per node in each, turn it into seconds, seconds of spread, and US dollars.
@@ -284,11 +284,25 @@ class Candidates:
         other.eligible, other.fit = self.eligible & keep, self.fit & keep
         return other
 
-    def shortfall(self, now: float) -> float:
-        """Seconds by which the soonest eligible node misses the deadline, in the mean; infinite without nodes."""
-        if not self.eligible.any():
-            return math.inf
-        return float(self.total[self.eligible].min()) - (self.request.deadline - now)
+    def lateness(self, now: float) -> tuple[Seconds, Seconds, Seconds]:
+        """Seconds by which each node misses the deadline, that of the first token, and the pace, with the request's
+        probability; none above 0 is feasible."""
+        request, columns, z = self.request, self.columns, Z[self.request.probability]
+        first, first_spread, _ = columns.evaluate(request, 0.0)
+        return (
+            self.total + z * self.spread - (request.deadline - now),
+            first + z * first_spread - (request.first_token_deadline - now),
+            columns.output * (1.0 + z * columns.error) - request.token_interval,
+        )
+
+    def drained(self, now: float) -> float:
+        """Seconds until a queue has become so short that its node makes the deadlines, in the mean; infinite where no
+        queue is in the way."""
+        request, wait = self.request, self.columns.wait
+        first, _, _ = self.columns.evaluate(request, 0.0)
+        late = np.maximum(self.total - (request.deadline - now), first - (request.first_token_deadline - now))
+        late = late[self.eligible & (wait > 0) & (late <= wait)]
+        return float(late.min()) if late.size else INFINITE
 
 
 def names_of(worker: Worker) -> set[str]:

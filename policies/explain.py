@@ -166,19 +166,17 @@ def _tier_limit(view: Candidates) -> float:
 
 def _late(view: Candidates, slot: int, now: float) -> str:
     """Which of its deadlines the request would miss there, and by how much."""
-    request, columns, z = view.request, view.columns, Z[view.request.probability]
+    request = view.request
     if request.patient:
-        return f"too long a queue: {columns.wait[slot]:.0f} s, and {request.patience:g} s are waited at most"
+        return f"too long a queue: {view.columns.wait[slot]:.0f} s, and {request.patience:g} s are waited at most"
     sure = f"at {request.probability:.0%}"
-    over: float = float(view.total[slot] + z * view.spread[slot]) - (request.deadline - now)
-    if over > 0:
-        return f"too late by {over * 1e3:.0f} ms {sure}"
-    first, spread, _ = columns.evaluate(request, 0.0)
-    over = float(first[slot] + z * spread[slot]) - (request.first_token_deadline - now)
-    if over > 0:
-        return f"first token too late by {over * 1e3:.0f} ms {sure}"
-    pace = float(columns.output[slot] * (1.0 + z * columns.error[slot]))
-    return f"too slow: {pace * 1e3:.3g} ms a token {sure}, {request.token_interval * 1e3:.3g} ms are granted"
+    whole, first, pace = (float(late[slot]) for late in view.lateness(now))
+    if whole > 0:
+        return f"too late by {whole * 1e3:.0f} ms {sure}"
+    if first > 0:
+        return f"first token too late by {first * 1e3:.0f} ms {sure}"
+    granted = request.token_interval
+    return f"too slow: {(granted + pace) * 1e3:.3g} ms a token {sure}, {granted * 1e3:.3g} ms are granted"
 
 
 _OUT = {

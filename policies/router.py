@@ -206,7 +206,7 @@ class Router:
                 wait = float(columns.wait[candidates.eligible].min())
                 detail = "Every node has a longer queue than a request without a deadline is sent behind."
                 return Shed(Reason.OVERLOADED, detail, None, admission.retry_after(wait - request.patience))
-            return admission.infeasible(candidates.shortfall(now))
+            return admission.infeasible(candidates, now)
         constraint = violated(columns, request)
         if constraint is not None:
             return constraint

@@ -291,8 +291,8 @@ def refusal(shed: Shed) -> web.Response:
     if shed.reason is Reason.NOT_FOUND and shed.detail:  # the path is right, what it names is not there
         body = orjson.dumps(errors.document(shed.reason, shed.detail, shed.param))
     answer = web.Response(body=body, status=meaning.http, content_type="application/json")
-    answer.headers["x-should-retry"] = "true" if meaning.retry else "false"
     wait = errors.retry_after(shed)
+    answer.headers["x-should-retry"] = "true" if meaning.retry or wait is not None else "false"
     if wait is not None:
         answer.headers["retry-after"] = str(wait)
     return answer

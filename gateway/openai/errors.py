@@ -26,7 +26,6 @@ def _head(reason: Reason, meaning: Meaning) -> bytes:
         f"HTTP/1.1 {meaning.http} {_phrase(meaning.http)}",
         "content-type: application/json",
         "cache-control: no-store",
-        f"x-should-retry: {'true' if meaning.retry else 'false'}",
     ]
     if meaning.http == 401:
         lines.append("www-authenticate: Bearer")  # RFC 9110 15.5.2 asks for a challenge
@@ -61,18 +60,24 @@ def retry_after(shed: Shed) -> int | None:
     return max(1, math.ceil(min(shed.retry_after, MAX_RETRY_AFTER)))
 
 
+def retry(shed: Shed) -> bytes:
+    """The lines that say whether to send the same request again, and when: a wait is named only where it may help."""
+    wait = retry_after(shed)
+    if wait is not None:
+        return b"x-should-retry: true\r\nretry-after: %d\r\n" % wait
+    return b"x-should-retry: true\r\n" if TABLE[shed.reason].retry else b"x-should-retry: false\r\n"
+
+
 def answer(shed: Shed, request_id: str, *, attempts: int = 0, close: bool = False, allow: str = "") -> bytes:
     """The whole HTTP/1.1 response. `request_id` must be one `headers.py` accepted or made; `allow` goes with a 405."""
     content = body(shed)
-    wait = retry_after(shed)
     tail = f"x-request-id: {request_id}\r\nx-route-attempts: {attempts}\r\n"
-    if wait is not None:
-        tail += f"retry-after: {wait}\r\n"
     if shed.reason is Reason.METHOD_NOT_ALLOWED:
         tail += f"allow: {allow}\r\n"  # RFC 9110 15.5.6 requires it; empty says that no method is taken
     if close:
         tail += "connection: close\r\n"
-    return b"%b%bcontent-length: %d\r\n\r\n%b" % (_HEADS[shed.reason], tail.encode(), len(content), content)
+    head = _HEADS[shed.reason] + retry(shed) + tail.encode()
+    return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(content), content)
 
 
 def event(reason: Reason, request_id: str) -> bytes:

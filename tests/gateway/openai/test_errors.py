@@ -63,7 +63,9 @@ def test_close():
 def test_retry_after_is_whole_and_only_where_waiting_helps(reason, seconds, expected):
     shed = Shed(reason, retry_after=seconds)
     assert retry_after(shed) == expected
-    assert parsed(answer(shed, "i"))[1].get("retry-after") == (None if expected is None else str(expected))
+    headers = parsed(answer(shed, "i"))[1]
+    assert headers.get("retry-after") == (None if expected is None else str(expected))
+    assert headers["x-should-retry"] == ("true" if expected else "false")
 
 
 def test_the_stream_event_is_one_whole_data_event():
