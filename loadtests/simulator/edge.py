@@ -1,0 +1,404 @@
+"""One gateway: asks its contender, sends, retries, gives up, reports. What gateway/edge does, in virtual time.
+
+    deciding   exchange.py: route, hold, refuse; every dispatch is reported exactly once
+    attempts   attempt.py: how long one may take (`limit`), how long its worker may be silent (`patience`)
+    hearing    registry.py's part is in registry.py; here is what answers and asked-for loads tell
+
+Connections are taken as pooled and warm; a worker that is gone refuses, one behind a cut is silent.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from loadtests.simulator.contender import POLICY, Contender
+from loadtests.simulator.serving import DECODING, Job, Worker, reply_bytes
+from loadtests.simulator.timeline import Timeline
+from loadtests.simulator.wan import Way
+from loadtests.workload import Class, Planned
+from policies.estimate import probability
+from policies.reason import Reason
+from policies.request import INFINITE, Change, Dispatch, Hold, LoadSeen, Outcome, Request, Shed, Status
+from policies.retry import repeatable
+
+if TYPE_CHECKING:
+    from loadtests.simulator.ledger import Ledger
+
+SPREADS = 4.0
+SILENCE = 2.0
+LONGER_ANSWERS = 3.0
+STALL = 30.0
+LONGEST = 600.0
+"""As in gateway/edge/attempt.py."""
+SHORTEST_HOLD = 0.001
+"""A tick of the gateway's timer wheel, so that a hold until now is not for ever."""
+
+
+class Call:
+    """One request as it was planned, and what becomes of it: a row of the ledger."""
+
+    __slots__ = (
+        "attempts", "closed", "deadline", "due", "edge", "ended", "first", "first_deadline", "grams", "job", "joules",
+        "kind", "met", "noise", "number", "origin", "output", "predicted", "predicted_met", "prefix", "prompt",
+        "reason", "request", "status", "stream", "tenant", "tried", "usd", "variant_quality", "worker",
+    )  # fmt: skip
+
+    def __init__(self, planned: Planned, noise: float, now: float) -> None:
+        kind = planned.kind
+        self.number = planned.number
+        self.kind: Class = kind
+        self.origin = planned.origin
+        self.tenant = planned.tenant
+        self.prompt = planned.prompt_tokens
+        self.output = planned.output_tokens
+        self.stream = planned.stream
+        self.prefix = planned.prefix
+        self.noise = noise
+        """What its service time is multiplied with, wherever it is served."""
+        self.first_deadline = INFINITE if kind.first_token_s is None else now + kind.first_token_s
+        self.deadline = INFINITE if kind.total_s is None else now + kind.total_s
+        self.due = min(self.first_deadline, self.deadline)
+        """By when its first token is wanted; later than that, it may as well not be computed."""
+        self.edge: Edge
+        """The gateway it came to."""
+        self.request: Request
+        self.job: Job | None = None
+        """The last attempt."""
+        self.tried: list[str] = []
+        """Workers that have been sent it."""
+        self.attempts = 0
+        self.closed = False
+        # What came of it.
+        self.status: Status | None = None
+        """The promise of its first dispatch; None if there was none."""
+        self.predicted = -1.0
+        """Probability of meeting every deadline, as its first dispatch implies it; -1 without one."""
+        self.predicted_met = False
+        """Whether that dispatch met them."""
+        self.first: float | None = None
+        """When its first token was at the gateway."""
+        self.ended: float | None = None
+        """When the client had its ending: the last token, or an error."""
+        self.reason: Reason | None = None
+        """Why it got no answer."""
+        self.met = False
+        self.worker: Worker | None = None
+        """Who answered."""
+        self.variant_quality = 0.0
+        self.usd = self.joules = self.grams = 0.0
+        """Spent on all its attempts."""
+
+    @property
+    def region(self) -> str:
+        """Where its gateway is."""
+        return self.edge.region
+
+    def __repr__(self) -> str:
+        return f"<Call {self.number} {self.kind.name}, {len(self.tried)} tried>"
+
+
+class Edge:
+    def __init__(
+        self, timeline: Timeline, number: int, region: str, contender: Contender, workers: dict[str, Worker],
+        ways: dict[str, Way], ledger: Ledger, expected: dict[Class, float], known_age: bool,
+    ) -> None:  # fmt: skip
+        self.timeline = timeline
+        self.number = number
+        self.region = region
+        self.contender = contender
+        self.workers = workers
+        self.ways = ways
+        """To the workers' regions."""
+        self.ledger = ledger
+        self._expected = expected
+        """Output tokens its routes assume, by class."""
+        self.ages = {name: way.mean if known_age else 0.0 for name, way in ways.items()}
+        """What it takes as the age of a report from a region."""
+        self._held: dict[int, Call] = {}
+        """By number, in the order they came."""
+        self.heard = 0
+        """Heartbeats, probes and reports taken."""
+
+    def __repr__(self) -> str:
+        return f"<Edge {self.number} in {self.region}, {len(self._held)} held>"
+
+    # Deciding.
+
+    def arrive(self, planned: Planned) -> None:
+        """The whole request is here."""
+        now = self.timeline.now
+        call = self.ledger.open(planned, now)
+        call.edge = self
+        kind = planned.kind
+        output = self._expected[kind]
+        call.request = Request(
+            id=str(call.number), model=kind.model, policy=POLICY, arrived=now,
+            deadline=call.deadline, first_token_deadline=call.first_deadline,
+            token_interval=INFINITE if kind.token_interval_s is None else kind.token_interval_s,
+            probability=kind.probability, prompt_tokens=float(call.prompt), output_tokens=output,
+            items=planned.items, reply_bytes=reply_bytes(output, call.stream), stream=call.stream,
+            quality=kind.quality, min_quality=kind.min_quality, tenant=planned.tenant, affinity=planned.session,
+        )  # fmt: skip
+        self._route(call)
+
+    def _route(self, call: Call) -> None:
+        decision = self._decide(call)
+        if isinstance(decision, Dispatch):
+            self._forward(call, decision, self.contender)
+        elif isinstance(decision, Hold):
+            self._held[call.number] = call
+            until = min(decision.until, call.request.deadline)
+            self.timeline.at(max(until, self.timeline.now + SHORTEST_HOLD), self._held_long_enough, call)
+        else:
+            self._end(call, decision.reason)
+
+    def _decide(self, call: Call) -> Dispatch | Hold | Shed:
+        contender = self.contender
+        began = time.perf_counter()
+        decision = contender.route(call.request, self.timeline.now, call.tried)
+        self.ledger.decided(time.perf_counter() - began)
+        for worker_id in contender.probes():
+            self._ask(worker_id)
+        return decision
+
+    def _held_long_enough(self, call: Call) -> None:
+        if self._held.pop(call.number, None) is None:
+            return
+        if self.timeline.now >= call.request.deadline:
+            self._end(call, Reason.DEADLINE_EXCEEDED)
+        else:
+            self._route(call)
+
+    def release(self) -> None:
+        """Something changed: those held may go, in the order they came, until one may not."""
+        held = self._held
+        while held:
+            call = next(iter(held.values()))
+            decision = self._decide(call)
+            if isinstance(decision, Hold):
+                return
+            del held[call.number]
+            if isinstance(decision, Dispatch):
+                self._forward(call, decision, self.contender)
+            else:
+                self._end(call, decision.reason)
+
+    # Attempts.
+
+    def _forward(self, call: Call, dispatch: Dispatch, contender: Contender) -> None:
+        timeline = self.timeline
+        now = timeline.now
+        worker = self.workers[dispatch.node.worker.id]
+        job = Job(self, call, dispatch, contender, worker)
+        call.job = job
+        job.limit = limit(dispatch)
+        if not call.tried:
+            call.status = dispatch.status
+            call.predicted = predicted(dispatch, now)
+        call.tried.append(worker.id)
+        call.attempts += 1
+        way = job.way
+        if not way.cut:
+            timeline.at(now + way.draw(), worker.arrive, job)
+        timeline.at(now + min(SILENCE, (job.limit - now) / 2), self._ring, job)
+
+    def _ring(self, job: Job) -> None:
+        """The alarm of an attempt: whatever was nearest has passed."""
+        if job.settled:
+            return
+        timeline = self.timeline
+        now = timeline.now
+        if now >= job.limit:
+            self._fail(job, Reason.DEADLINE_EXCEEDED)
+        elif job.first_byte is None:
+            quiet_until = job.dispatch.at + patience(job)
+            if now < quiet_until:
+                timeline.at(min(job.limit, quiet_until), self._ring, job)
+            else:
+                self._give_up(job)
+        elif job.stage == DECODING and not job.way.cut:  # its tokens keep coming
+            timeline.at(min(job.limit, now + STALL), self._ring, job)
+        elif not job.stalled:  # either its last token is on the way, or nothing will ever come: one stall tells
+            job.stalled = True
+            timeline.at(min(job.limit, now + STALL), self._ring, job)
+        else:
+            self._fail(job, Reason.UPSTREAM_LOST)
+
+    def _give_up(self, job: Job) -> None:
+        """The worker has been silent too long. Only with another one at hand is it worse than waiting on."""
+        call = job.call
+        decision = job.contender.route(call.request, self.timeline.now, call.tried)
+        if isinstance(decision, Dispatch):
+            self._settle(job, Reason.DEADLINE_EXCEEDED)
+            self._abandon(job)
+            self._forward(call, decision, job.contender)
+        else:
+            self.timeline.at(job.limit, self._ring, job)
+
+    def _abandon(self, job: Job) -> None:
+        """Leave the worker; it learns of it when the way lets it."""
+        if not job.way.cut:
+            self.timeline.at(self.timeline.now + job.way.draw(), job.worker.cancel, job)
+
+    def _fail(self, job: Job, reason: Reason, *, executed: bool = True) -> None:
+        """The attempt is over without an answer: another worker, or the client gets to know."""
+        call, now = job.call, self.timeline.now
+        streaming = job.first_byte is not None and call.stream
+        if streaming and reason is Reason.UPSTREAM_LOST:
+            reason = Reason.STREAM_INTERRUPTED
+        outcome = self._settle(job, reason, executed=executed)
+        self._abandon(job)
+        if not streaming and now < job.limit and repeatable(outcome, pure=True):
+            decision = job.contender.route(call.request, now, call.tried)
+            if isinstance(decision, Dispatch):
+                self._forward(call, decision, job.contender)
+                return
+        self._end(call, reason)
+
+    # What workers say.
+
+    def began(self, job: Job) -> None:
+        """The first token of a stream."""
+        if job.settled:
+            return
+        now = self.timeline.now
+        job.first_byte = now - job.dispatch.at
+        job.call.first = now
+        if job.report is not None:
+            self.observe(LoadSeen(job.report, self.ages[job.worker.region]))
+
+    def done(self, job: Job) -> None:
+        """The whole answer."""
+        if job.settled:
+            return
+        call, now = job.call, self.timeline.now
+        if call.first is None:
+            call.first = now
+            job.first_byte = now - job.dispatch.at
+        call.worker = job.worker
+        call.variant_quality = job.service.profile.quality
+        call.ended = now
+        call.met = met = self._in_time(call)
+        call.predicted_met = met and call.attempts == 1
+        outcome = Outcome(
+            first_byte=job.first_byte, total=now - job.dispatch.at, queue=job.queue, prefill=job.prefill,
+            decode=job.decode, accelerator=job.accelerator, output_tokens=job.generated,
+            reply_bytes=int(reply_bytes(job.generated, call.stream)),
+        )  # fmt: skip
+        job.settled = True
+        job.contender.report(job.dispatch, outcome, now)
+        if job.report is not None:
+            self.observe(LoadSeen(job.report, self.ages[job.worker.region]))
+        self.ledger.close(call)
+        if self._held:
+            self.release()
+
+    def hang_up(self, call: Call) -> None:
+        """The run is over, and with it the client's patience."""
+        self._held.pop(call.number, None)
+        job = call.job
+        if job is not None and not job.settled:
+            self._settle(job, Reason.CLIENT_GONE)
+        call.reason = Reason.CLIENT_GONE
+        call.ended = self.timeline.now
+        self.ledger.close(call)
+
+    def refused(self, job: Job) -> None:
+        """It said that it executed nothing, or does not accept connections."""
+        if not job.settled:
+            assert job.reason is not None
+            self._fail(job, job.reason, executed=False)
+
+    def failed(self, job: Job) -> None:
+        """It answered with an error of its own."""
+        if not job.settled:
+            self._fail(job, Reason.UPSTREAM_ERROR)
+
+    def lost(self, job: Job) -> None:
+        """The connection broke."""
+        if not job.settled:
+            self._fail(job, Reason.UPSTREAM_LOST)
+
+    # Settling.
+
+    def _settle(self, job: Job, reason: Reason, *, executed: bool = True) -> Outcome:
+        """Report a failed attempt, exactly once."""
+        assert not job.settled, job
+        now = self.timeline.now
+        job.settled = True
+        outcome = Outcome(reason=reason, executed=executed, first_byte=job.first_byte, total=now - job.dispatch.at)
+        job.contender.report(job.dispatch, outcome, now)
+        return outcome
+
+    def _end(self, call: Call, reason: Reason) -> None:
+        """The client gets an error instead of (the rest of) an answer."""
+        call.reason = reason
+        call.ended = self.timeline.now
+        self.ledger.close(call)
+        if self._held:
+            self.timeline.at(self.timeline.now, self._released, None)
+
+    def _released(self, _: None) -> None:
+        self.release()
+
+    @staticmethod
+    def _in_time(call: Call) -> bool:
+        first, ended = call.first, call.ended
+        assert first is not None
+        assert ended is not None
+        if first > call.first_deadline or ended > call.deadline:
+            return False
+        pace = call.kind.token_interval_s
+        return pace is None or call.output < 2 or ended - first <= pace * (call.output - 1)
+
+    # Hearing.
+
+    def observe(self, change: Change) -> None:
+        """Let the contender know."""
+        self.heard += 1
+        self.contender.observe(change, self.timeline.now)
+        if self._held:
+            self.release()
+
+    def _ask(self, worker_id: str) -> None:
+        """Send a probe of the contender's own."""
+        worker = self.workers[worker_id]
+        way = self.ways[worker.region]
+        if not way.cut:
+            self.timeline.at(self.timeline.now + way.draw(), self._asked, worker)
+
+    def _asked(self, worker: Worker) -> None:
+        """At the worker: it answers from memory, if it is there."""
+        way = self.ways[worker.region]
+        if worker.up and not way.cut:
+            change = LoadSeen(worker.load(), self.ages[worker.region])
+            self.timeline.at(self.timeline.now + way.draw(), self.observe, change)
+
+
+def limit(dispatch: Dispatch) -> float:
+    """When an attempt must be over: at the deadline; best effort gets its time."""
+    request = dispatch.request
+    limit = request.deadline if request.deadline < INFINITE else dispatch.at + LONGEST
+    if dispatch.status is Status.BEST_EFFORT:
+        return max(limit, dispatch.at + dispatch.eta.total + request.patience)
+    return limit
+
+
+def patience(job: Job) -> float:
+    """Seconds of silence after which another worker should be tried, as far as the budget lets one be tried."""
+    dispatch = job.dispatch
+    eta, budget = dispatch.eta, job.limit - dispatch.at
+    expected = eta.first_token if dispatch.request.stream else eta.total + LONGER_ANSWERS * eta.decode
+    return max(min(expected + SPREADS * eta.spread, budget), min(SILENCE, budget / 2))
+
+
+def predicted(dispatch: Dispatch, now: float) -> float:
+    """Probability that every deadline is met, by the dispatch's mean and spread."""
+    request, eta = dispatch.request, dispatch.eta
+    likely = 1.0
+    if request.first_token_deadline < INFINITE:
+        likely = probability(request.first_token_deadline - now - eta.first_token, eta.spread)
+    if request.deadline < INFINITE:
+        likely = min(likely, probability(request.deadline - now - eta.total, eta.spread))
+    return likely

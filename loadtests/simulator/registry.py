@@ -1,0 +1,225 @@
+"""The control plane: records and heartbeats on their way to the gateways, leases, and the gateways' own probes.
+
+    Registry     every worker's heartbeats, published to every gateway: late, lost, or not at all
+    Membership   whom one gateway believes to be in the fleet, by the rules of gateway/roster.py: silence of one worker
+                 ends its membership, silence of most of a region is doubted until probes fail too
+
+Each region has a registry of its own. An idle control plane costs as much as a busy one.
+"""
+
+from __future__ import annotations
+
+import random
+
+from loadtests.simulator.edge import Edge
+from loadtests.simulator.serving import Worker
+from loadtests.simulator.timeline import Timeline
+from loadtests.simulator.world import Control
+from policies.records import Load
+from policies.records import Worker as Record
+from policies.request import LoadSeen, ProbeFailed, RoundTrip, WorkerGone, WorkerSeen
+
+SWEEP_S = 0.25
+"""Between two looks for lapsed leases (gateway/registry.py)."""
+FATAL_PROBES = 3
+"""As in gateway/roster.py."""
+MIN_PROBE_TIMEOUT_S = 1.0
+PROBE_TIMEOUT_RTTS = 4
+JITTER = (0.8, 1.2)
+"""Of the probes' intervals; as in gateway/probes.py."""
+MIN_BEATS_PER_LEASE = 3.0
+EARLY_S = 0.05
+"""Between two early reports of one worker at least (algorithm.md 2.1)."""
+BUCKETS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Edges of the wait, in seconds, whose crossing is worth an early report."""
+
+
+class Member:
+    """A worker in the fleet of one gateway."""
+
+    __slots__ = ("doubted", "failures", "heard", "probing", "record", "worker")
+
+    def __init__(self, worker: Worker, record: Record, now: float) -> None:
+        self.worker = worker
+        self.record = record
+        self.heard = now
+        self.doubted = False
+        self.failures = 0
+        """Probes in a row that failed."""
+
+
+class Membership:
+    """The fleet as one gateway believes it to be. Drives the edge's contender."""
+
+    def __init__(self, edge: Edge, control: Control, rng: random.Random) -> None:
+        self.edge = edge
+        self.lease = max(control.lease_s, MIN_BEATS_PER_LEASE * control.heartbeat_s)
+        self.members: dict[str, Member] = {}
+        self.silenced: set[str] = set()
+        """Regions whose registry is known not to answer: no lease ends there."""
+        self._probe_s = control.probe_s
+        self._uniform = rng.uniform
+
+    # What the registry says.
+
+    def recorded(self, message: tuple[Worker, Record]) -> None:
+        """A worker's static record, new or changed."""
+        worker, record = message
+        edge, now = self.edge, self.edge.timeline.now
+        member = self.members.get(worker.id)
+        if member is None:
+            member = self.members[worker.id] = Member(worker, record, now)
+            edge.timeline.at(now + edge.ways[worker.region].draw() * 2, self._probed, member)
+        elif record.seq <= member.record.seq:
+            return
+        member.record = record
+        member.heard = now
+        edge.observe(WorkerSeen(record))
+
+    def beaten(self, message: tuple[Worker, Record, Load]) -> None:
+        """A heartbeat."""
+        worker, record, load = message
+        member = self.members.get(worker.id)
+        if member is None or member.record.seq < record.seq:
+            self.recorded((worker, record))
+            member = self.members[worker.id]
+        member.heard = self.edge.timeline.now
+        member.doubted = False
+        self.edge.observe(LoadSeen(load, self.edge.ages[worker.region]))
+
+    def left(self, worker: Worker) -> None:
+        """It said goodbye."""
+        if worker.id in self.members and not worker.up:
+            self._remove(worker.id)
+
+    def sweep(self, _: object) -> None:
+        """End the leases that lapsed; doubt it when most of a region fell silent."""
+        now, lease = self.edge.timeline.now, self.lease
+        regions: dict[str, list[int]] = {}
+        lapsed = []
+        for member in self.members.values():
+            silent = now - member.heard
+            counts = regions.setdefault(member.worker.region, [0, 0])
+            counts[0] += 1
+            counts[1] += member.doubted or silent > lease / 2
+            if silent > lease:
+                lapsed.append(member)
+        for member in lapsed:
+            region = member.worker.region
+            if region in self.silenced:
+                continue
+            members, quiet = regions[region]
+            if member.doubted:
+                if member.failures >= FATAL_PROBES:
+                    self._remove(member.worker.id)
+            elif 2 * quiet > members:
+                member.doubted, member.failures = True, 0
+            else:
+                self._remove(member.worker.id)
+        self.edge.timeline.at(now + SWEEP_S, self.sweep)
+
+    def _remove(self, worker_id: str) -> None:
+        del self.members[worker_id]
+        self.edge.observe(WorkerGone(worker_id))
+
+    def forget(self) -> None:
+        """The gateway starts anew, from its snapshot of the members."""
+        for member in self.members.values():
+            self.edge.observe(WorkerSeen(member.record))
+
+    # Probes.
+
+    def _probed(self, member: Member) -> None:
+        """A round trip's end; the next one's is set."""
+        edge, worker = self.edge, member.worker
+        if self.members.get(worker.id) is not member:
+            return
+        now, way = edge.timeline.now, edge.ways[worker.region]
+        if worker.up and not way.cut:
+            member.failures = 0
+            rtt = way.draw() + way.draw()
+            edge.observe(RoundTrip(worker.id, rtt))
+            edge.timeline.at(now + self._probe_s * self._uniform(*JITTER) + rtt, self._probed, member)
+        else:
+            member.failures += 1
+            edge.observe(ProbeFailed(worker.id))
+            timeout = max(MIN_PROBE_TIMEOUT_S, PROBE_TIMEOUT_RTTS * 2 * way.mean)
+            pause = timeout if way.cut else 2 * way.mean  # a refused connection is known after one round trip
+            edge.timeline.at(now + self._probe_s * self._uniform(*JITTER) + pause, self._probed, member)
+
+
+class Registry:
+    """All workers' heartbeats."""
+
+    def __init__(
+        self, timeline: Timeline, control: Control, workers: list[Worker], memberships: list[Membership],
+        rng: random.Random,
+    ) -> None:  # fmt: skip
+        self.timeline = timeline
+        self.workers = workers
+        self.memberships = memberships
+        self.muted: dict[str, int] = {}
+        """Regions whose registry hears nobody, with the number of faults that make it so."""
+        self._control = control
+        self._rng = rng
+        self._records: dict[str, Record] = {}
+        self._shown: dict[str, tuple[int, float]] = {}
+
+    def begin(self) -> None:
+        """Set every worker's first heartbeat and every gateway's first sweep, each at a moment of its own."""
+        for worker in self.workers:
+            at = worker.nodes.from_s
+            if at:
+                self.timeline.at(at, self.appear, worker)
+            else:
+                self.appear(worker)
+            self.timeline.at(at + self._rng.uniform(0.0, self._control.heartbeat_s), self._beat, worker)
+        for membership in self.memberships:
+            self.timeline.at(self._rng.uniform(0.0, SWEEP_S), membership.sweep)
+
+    def appear(self, worker: Worker) -> None:
+        """A worker starts and registers."""
+        worker.start()
+        self.write(worker)
+
+    def write(self, worker: Worker) -> None:
+        """Publish its static record as it is now. Those of the very beginning are known to everybody."""
+        record = self._records[worker.id] = worker.record()
+        for membership in self.memberships:
+            if self.timeline.now == 0.0:
+                membership.recorded((worker, record))
+            else:
+                self._publish(worker, membership, membership.recorded, (worker, record))
+
+    def leave(self, worker: Worker) -> None:
+        """It says goodbye."""
+        for membership in self.memberships:
+            self._publish(worker, membership, membership.left, worker)
+
+    def _beat(self, worker: Worker) -> None:
+        self.timeline.at(self.timeline.now + self._control.heartbeat_s, self._beat, worker)
+        if worker.up:
+            self.report(worker)
+
+    def report(self, worker: Worker) -> None:
+        """Publish its load."""
+        message = (worker, self._records[worker.id], worker.load())
+        for membership in self.memberships:
+            self._publish(worker, membership, membership.beaten, message)
+
+    def changed(self, worker: Worker) -> None:
+        """A worker's wait may have crossed an edge worth an early report."""
+        now = self.timeline.now
+        bucket = sum(edge < worker.backlog(now) for edge in BUCKETS)
+        shown, at = self._shown.get(worker.id, (0, -1.0))
+        if bucket != shown and now - at >= EARLY_S:
+            self._shown[worker.id] = bucket, now
+            self.report(worker)
+
+    def _publish(self, worker, membership, act, message) -> None:
+        way = membership.edge.ways[worker.region]
+        if way.cut or worker.region in self.muted:
+            return
+        if self._control.loss and self._rng.random() < self._control.loss:
+            return
+        self.timeline.at(self.timeline.now + self._control.publish_delay_s + way.draw(), act, message)

@@ -1,0 +1,78 @@
+"""Small worlds for the simulator's tests, with only what a test is about spelt out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from loadtests.simulator.contender import Setting, Shipped, shipped
+from loadtests.simulator.world import Control, Nodes, Place, Profile, RoundTrip, Serving, World
+from loadtests.workload import Class, Demand, Planned, Surface
+from policies.balancers.cheapest_in_deadline import CheapestInDeadline
+
+REGIONS = {
+    "east": Place(latitude=40, longitude=-75, carbon_g_per_kwh=400),
+    "west": Place(latitude=37, longitude=-122, carbon_g_per_kwh=200, egress_usd_per_gb=0.08),
+    "far": Place(latitude=1, longitude=104, carbon_g_per_kwh=500),
+}
+TRIPS = tuple(
+    RoundTrip(between=(a, b), min_ms=ms, avg_ms=ms + 1, mdev_ms=0.5)
+    for a, b, ms in [
+        ("east", "east", 0.5), ("west", "west", 0.5), ("far", "far", 0.5),
+        ("east", "west", 60.0), ("east", "far", 220.0), ("west", "far", 170.0),
+    ]
+)  # fmt: skip
+FAST = Profile(
+    accelerator="fast", prefill_tokens_per_s=20_000, overhead_s=0.002, decode_s=0.007, decode_batch_s=0.0001, slots=32,
+    interference=0.5, power_watts=700, idle_watts=100,
+)  # fmt: skip
+SLOW = Profile(
+    accelerator="slow", prefill_tokens_per_s=4_000, overhead_s=0.004, decode_s=0.02, decode_batch_s=0.0005, slots=12,
+    interference=0.5, power_watts=70, idle_watts=10,
+)  # fmt: skip
+TIGHT = Class(name="tight", share=2, first_token_s=0.5)
+LOOSE = Class(name="loose", share=1, first_token_s=5.0)
+NODES = tuple(
+    Nodes(name=name, region=region, profiles=(name,), count=count, usd_per_hour=usd)
+    for region in REGIONS
+    for name, count, usd in [("fast", 1, 3.0), ("slow", 2, 0.4)]
+)
+
+
+def world(**fields: Any) -> World:
+    """Three regions with one fast and two slow nodes each, a gateway in two of them."""
+    defaults: dict[str, Any] = {
+        "name": "small", "regions": REGIONS, "round_trips": TRIPS, "profiles": {"fast": FAST, "slow": SLOW},
+        "nodes": NODES, "gateways": ("east", "west"), "demand": Demand(classes=(TIGHT, LOOSE)), "full_rate": 100.0,
+        "serving": Serving(), "control": Control(), "seconds": 10.0, "warm_up": 2.0,
+    }  # fmt: skip
+    return World(**(defaults | fields))
+
+
+def poisson(
+    seconds: float = 10.0, rate: float = 60.0, *, seed: int = 1, kinds: tuple[Class, ...] = (TIGHT, TIGHT, LOOSE),
+    prompt: float = 800.0, output: float = 60.0, origins: tuple[str, ...] = ("east", "west"), tenants: int = 1,
+) -> list[Planned]:  # fmt: skip
+    """Poisson arrivals with exponential sizes."""
+    rng = np.random.default_rng(seed)
+    count = rng.poisson(rate * seconds)
+    times = np.sort(rng.uniform(0, seconds, count))
+    return [
+        Planned(
+            number=number, at=float(at), kind=kinds[int(rng.integers(len(kinds)))],
+            prompt_tokens=1 + int(rng.exponential(prompt)),
+            output_tokens=1 + int(rng.exponential(output)) if output else 1,
+            items=1, seed=int(rng.integers(2**31)), origin=origins[int(rng.integers(len(origins)))],
+            tenant=f"tenant-{int(rng.integers(tenants)) + 1}",
+        )
+        for number, at in enumerate(times)
+    ]  # fmt: skip
+
+
+def house(setting: Setting) -> Shipped:
+    """The shipped default."""
+    return shipped(setting, CheapestInDeadline())
+
+
+UNARY = Class(name="unary", surface=Surface.CHAT)
