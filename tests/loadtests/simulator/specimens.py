@@ -5,6 +5,8 @@ import random
 import msgspec
 
 from loadtests.simulator.result import Bin, Detail, Figures, Run
+from loadtests.simulator.world import Nodes, Place, Profile, RoundTrip, World
+from loadtests.workload import Class, Demand
 
 REGIONS = ("us-central1", "europe-west4", "asia-northeast1")
 
@@ -62,3 +64,24 @@ def runs(attainments: dict[str, float], seeds: int = 4, case=None, spread: float
         for policy, mean in attainments.items()
         for seed in range(1, seeds + 1)
     ]
+
+
+def world(**changed) -> World:
+    """Three regions, one kind of accelerator, two classes of deadlines."""
+    places = {"us-central1": (41.3, -95.9), "europe-west4": (53.4, 6.8), "asia-northeast1": (35.7, 139.7)}
+    base = World(
+        name="made-up",
+        about="Three regions for the tests.",
+        regions={name: Place(latitude=latitude, longitude=longitude) for name, (latitude, longitude) in places.items()},
+        round_trips=(RoundTrip(between=("us-central1", "asia-northeast1"), min_ms=120, avg_ms=127),),
+        profiles={"h100": Profile(accelerator="H100", prefill_tokens_per_s=30_000)},
+        nodes=(Nodes(name="h100", region="us-central1", profiles=("h100",), count=4, usd_per_hour=3.5),),
+        gateways=REGIONS,
+        demand=Demand(
+            classes=(
+                Class(name="tight", share=3, first_token_s=0.4),
+                Class(name="loose", share=1, first_token_s=15.0, total_s=60.0),
+            )
+        ),
+    )
+    return msgspec.structs.replace(base, **changed)
