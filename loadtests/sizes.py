@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from importlib import resources
 from typing import Annotated
 
@@ -19,6 +20,8 @@ from ruamel.yaml import YAML
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Tokens = Annotated[int, Meta(ge=0)]
+BLOCK_TOKENS = 512
+"""Tokens that one id of a prompt's prefix stands for: as in Mooncake's traces."""
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -41,6 +44,8 @@ class Gaps(_Part, frozen=True, kw_only=True):
 
     cv: float
     """Coefficient of variation: standard deviation over mean. 1 is Poisson's."""
+    drawn_cv: float
+    """The same, of gaps drawn from the table."""
     quantiles: tuple[float, ...]
     ks: Share
 
@@ -48,13 +53,22 @@ class Gaps(_Part, frozen=True, kw_only=True):
 class Reuse(_Part, frozen=True, kw_only=True):
     """How prompts repeat the beginnings of earlier ones."""
 
-    block_tokens: Annotated[int, Meta(ge=1)]
     hit_rate: Share
     """Share of all prompt blocks that an endless cache would have held."""
+    drawn_hit_rate: Share
+    """The same, of conversations drawn from this fit."""
+    shared_blocks: Annotated[int, Meta(ge=0)]
+    """Blocks with which every prompt begins."""
     follow_ups: Share
-    """Share of the requests that go on from an earlier one."""
+    """Share of the requests that repeat more than those: they go on from an earlier one."""
+    first_prompt_tokens: Table
+    """Of the others."""
     grown_blocks: tuple[float, ...]
-    """Quantiles of what a follow-up adds to what it repeats, in blocks."""
+    """Quantiles of what a follow-up adds to what it repeats."""
+    think_s: float
+    """Mean time from a request to the one that goes on from it."""
+    think: tuple[float, ...]
+    """Quantiles of that time, as multiples of its mean."""
 
 
 class Fit(_Part, frozen=True, kw_only=True):
@@ -79,7 +93,10 @@ class Fit(_Part, frozen=True, kw_only=True):
         pearson = 2 * math.sin(math.pi * self.rank_correlation / 6)
         first, second = rng.standard_normal((2, requests))
         second = pearson * first + math.sqrt(1 - pearson * pearson) * second
-        return self._tokens(self.prompt_tokens, first), self._tokens(self.output_tokens, second)
+        return (
+            inverted(self.levels, self.prompt_tokens.quantiles, normal_cdf(first)),
+            inverted(self.levels, self.output_tokens.quantiles, normal_cdf(second)),
+        )
 
     def mean(self) -> tuple[float, float]:
         return self.prompt_tokens.mean, self.output_tokens.mean
@@ -87,10 +104,6 @@ class Fit(_Part, frozen=True, kw_only=True):
     def median(self) -> tuple[float, float]:
         middle = self.levels.index(0.5)
         return self.prompt_tokens.quantiles[middle], self.output_tokens.quantiles[middle]
-
-    def _tokens(self, table: Table, normal: Floats) -> Ints:
-        logs = np.interp(normal_cdf(normal), self.levels, np.log(np.maximum(table.quantiles, 0.5)))
-        return np.rint(np.exp(logs)).astype(np.int64)
 
 
 class Ranges(_Part, frozen=True, kw_only=True):
@@ -107,6 +120,12 @@ class Ranges(_Part, frozen=True, kw_only=True):
 
     def median(self) -> tuple[float, float]:
         return self.mean()
+
+
+def inverted(levels: Sequence[float], quantiles: Sequence[float] | Floats, at: Floats) -> Ints:
+    """Sizes at these levels; between two quantiles even in the logarithm, as they spread over orders of magnitude."""
+    logs = np.interp(at, levels, np.log(np.maximum(quantiles, 0.5)))
+    return np.rint(np.exp(logs)).astype(np.int64)
 
 
 def uniform(rng: np.random.Generator, bounds: tuple[int, int], requests: int) -> Ints:

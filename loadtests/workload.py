@@ -2,7 +2,7 @@
 
 A plan is offsets from its start, so it runs under any clock: the simulator's virtual one, or the wall's
 (`live/client.py`, `showcase.py`). The same demand and seed give the same plan, request by request, however many
-policies it is run under. When: arrivals.py; how large: sizes.py.
+policies it is run under. When: arrivals.py; how large: sizes.py; after whom: prefixes.py; as recorded: traces.py.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from loadtests import traces
 from loadtests.arrivals import Arrivals, Burst, Day, Moments, Origin, moments
+from loadtests.prefixes import Prefix, Sessions, first_sizes, talk
 from loadtests.sizes import Fit, Ints, Ranges, Tokens, fitted, uniform
 
 Positive = Annotated[float, Meta(gt=0)]
 
+Sizes = Fit | Ranges | traces.Trace
 NOWHERE: Mapping[str, Origin] = {"": Origin()}
 """For a load on one gateway."""
 
@@ -64,6 +67,15 @@ class Tenants(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Zipf's exponent: the k-th tenant sends 1/k**skew of what the first does."""
 
 
+class TraceRate(enum.Enum):
+    """How fast a trace is replayed."""
+
+    WORLD = "world"
+    """At the rate asked for: its time is stretched or pressed."""
+    OWN = "own"
+    """As it was recorded."""
+
+
 class Planned(msgspec.Struct, frozen=True, gc=False):
     """One request to send `at` seconds after the start."""
 
@@ -80,8 +92,8 @@ class Planned(msgspec.Struct, frozen=True, gc=False):
     tenant: str = ""
     session: str = ""
     """Conversation it belongs to, if any."""
-    prefix: tuple[int, ...] = ()
-    """Ids of its prompt's blocks, in order: equal leading ids are equal beginnings."""
+    prefix: Prefix = ()
+    """Ids of its prompt's blocks of 512 tokens, in order: equal leading ids are equal beginnings."""
 
     @property
     def model(self) -> str:
@@ -102,6 +114,10 @@ class Demand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     bursts: tuple[Burst, ...] = ()
     day: Day | None = None
     tenants: Tenants = Tenants()
+    sessions: Sessions | None = None
+    trace: str | None = None
+    """Path of recorded requests, in place of sizes and sessions; and of arrivals, where it has times."""
+    trace_rate: TraceRate = TraceRate.WORLD
 
     def __post_init__(self) -> None:
         if isinstance(self.sizes, str):
@@ -112,30 +128,30 @@ class Demand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ) -> list[Planned]:
         """The requests of `seconds` at a mean `rate` per second over all origins, in the order of their times."""
         # A stream of chance for each aspect: other sizes leave the arrivals as they are.
-        when, what, large, who, content = (
-            np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(5)
-        )
-        times = moments(self.arrivals, self.bursts, self.day, rate, seconds, origins, when)
+        streams = [np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(6)]
+        when, what, large, who, content, after = streams
+        names = list(origins)
+        times, rows = self._times(rate, seconds, origins, when)
         requests = len(times.at)
         indices = what.permutation(np.repeat(np.arange(len(self.classes)), share_out(self.classes, requests)))
-        prompts, outputs, items = self._sized(indices, large)
-        names = list(origins)
-        return [
-            Planned(number, *columns)
-            for number, columns in enumerate(
-                zip(
-                    times.at.tolist(),
-                    [self.classes[index] for index in indices.tolist()],
-                    prompts.tolist(),
-                    outputs.tolist(),
-                    items.tolist(),
-                    content.integers(2**31, size=requests).tolist(),
-                    [names[index] for index in times.origin.tolist()],
-                    self._tenants(times, who),
-                    strict=True,
-                )
-            )
-        ]
+        prompts, outputs, items = self._sized(indices, rows, large)
+        kinds = [self.classes[index] for index in indices.tolist()]
+        tenants = self._tenants(times, who)
+        sessions = [""] * requests
+        prefixes: list[Prefix] = [()] * requests
+        if rows is not None:
+            kinds, tenants, prefixes = self._recorded(rows, kinds, tenants)
+        elif self.sessions is not None:
+            talked = talk(self.sessions.shape(), times, prompts, after)
+            prompts, prefixes = talked.prompt_tokens, talked.prefix
+            sessions = [f"session-{root}" for root in talked.root]
+            tenants = [tenants[root] for root in talked.root]
+        columns = (
+            range(requests), times.at.tolist(), kinds, prompts.tolist(), outputs.tolist(), items.tolist(),
+            content.integers(2**31, size=requests).tolist(), [names[index] for index in times.origin.tolist()], tenants,
+            sessions, prefixes,
+        )  # fmt: skip
+        return [Planned(*row) for row in zip(*columns, strict=True)]
 
     def mean(self, kind: Class) -> tuple[float, float]:
         """Prompt and output tokens that a request of this class has in the mean: what a client could know."""
@@ -144,22 +160,49 @@ class Demand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def median(self, kind: Class) -> tuple[float, float]:
         return self._typical(kind, lambda sizes: sizes.median())
 
-    def _typical(self, kind: Class, of: Callable[[Fit | Ranges], tuple[float, float]]) -> tuple[float, float]:
-        prompt, output = of(self._sizes)
+    def _typical(self, kind: Class, of: Callable[[Sizes], tuple[float, float]]) -> tuple[float, float]:
+        if self.trace is not None:
+            return of(traces.load(self.trace))
+        prompt, output = of(fitted(self.sizes) if isinstance(self.sizes, str) else self.sizes)
         if kind.prompt_tokens is not None:
             prompt = sum(kind.prompt_tokens) / 2
         if kind.output_tokens is not None:
             output = sum(kind.output_tokens) / 2
         return prompt, output
 
-    @property
-    def _sizes(self) -> Fit | Ranges:
-        return fitted(self.sizes) if isinstance(self.sizes, str) else self.sizes
+    def _times(
+        self, rate: float, seconds: float, origins: Mapping[str, Origin], rng: np.random.Generator
+    ) -> tuple[Moments, Ints | None]:
+        """Arrivals, and which record of the trace each one is."""
+        if self.trace is None:
+            return moments(self.arrivals, self.bursts, self.day, rate, seconds, origins, rng), None
+        trace = traces.load(self.trace)
+        if trace.at is None:
+            times = moments(self.arrivals, self.bursts, self.day, rate, seconds, origins, rng)
+            return times, rng.integers(len(trace.records)) + np.arange(len(times.at))
+        own = self.trace_rate is TraceRate.OWN
+        at, rows = trace.window(None if own else rate, seconds, rng.uniform())
+        places = {name: index for index, name in enumerate(origins)}
+        shares = np.array([[origin.share] for origin in origins.values()])
+        if self.day is not None:
+            shares = np.array([self.day.factor(at, origin.longitude) for origin in origins.values()]) * shares
+        # One per request, in proportion to what the origins send at that moment.
+        ceilings = np.cumsum(np.broadcast_to(shares, (len(shares), len(at))), axis=0)
+        drawn = (rng.uniform(size=len(at)) * ceilings[-1] >= ceilings[:-1]).sum(axis=0)
+        told = [places.get(trace.recorded(row).region, -1) for row in rows.tolist()]
+        where = np.where(np.array(told, np.int64) >= 0, told, drawn)
+        return Moments(at, where, np.full(len(at), -1)), rows
 
-    def _sized(self, indices: Ints, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
-        """Prompt tokens, output tokens and items, by class."""
-        prompts, outputs = self._sizes.draw(rng, len(indices))
+    def _sized(self, indices: Ints, rows: Ints | None, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
+        """Prompt tokens, output tokens and items."""
         items = np.ones(len(indices), np.int64)
+        if rows is not None:
+            assert self.trace is not None
+            trace = traces.load(self.trace)
+            rows = rows % len(trace.records)
+            return trace.prompt_tokens[rows], trace.output_tokens[rows], items
+        sizes = self.sizes if isinstance(self.sizes, Ranges) else first_sizes(self.sessions, self.sizes)
+        prompts, outputs = sizes.draw(rng, len(indices))
         for index, kind in enumerate(self.classes):
             (own,) = np.nonzero(indices == index)
             if kind.prompt_tokens is not None:
@@ -169,6 +212,20 @@ class Demand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             if kind.items != (1, 1):
                 items[own] = uniform(rng, kind.items, len(own))
         return prompts, outputs, items
+
+    def _recorded(
+        self, rows: Ints, kinds: list[Class], tenants: list[str]
+    ) -> tuple[list[Class], list[str], list[Prefix]]:
+        """Classes and tenants as the trace has them, else as drawn; and its prefixes."""
+        assert self.trace is not None
+        trace = traces.load(self.trace)
+        named = {kind.name: kind for kind in self.classes}
+        chosen = [trace.recorded(row) for row in rows.tolist()]
+        return (
+            [named.get(record.kind, kind) for record, kind in zip(chosen, kinds, strict=True)],
+            [record.tenant or tenant for record, tenant in zip(chosen, tenants, strict=True)],
+            [record.prefix for record in chosen],
+        )
 
     def _tenants(self, times: Moments, rng: np.random.Generator) -> list[str]:
         weights = np.arange(1.0, self.tenants.count + 1) ** -self.tenants.skew

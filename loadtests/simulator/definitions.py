@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 import msgspec
 from ruamel.yaml import YAML, YAMLError
 
-from loadtests.rows import FileError
 from loadtests.simulator.servable import check
-from loadtests.simulator.world import World
+from loadtests.simulator.world import World, WorldError
 
 Label = float | str | int | bool
 
@@ -52,7 +51,7 @@ def read(source: str | Path, overrides: Mapping[str, Any] | None = None, base: s
     vary, cases = raw.pop("vary", None) or {}, raw.pop("cases", None) or {}
     for name, value in (("vary", vary), ("cases", cases)):
         if not isinstance(value, dict) or not all(isinstance(each, list | dict) for each in value.values()):
-            raise FileError(f"{path}: {name}: a mapping was expected, of lists (vary) or of mappings (cases)")
+            raise WorldError(f"{path}: {name}: a mapping was expected, of lists (vary) or of mappings (cases)")
     fixed = dict(overrides or {})
     vary = {dotted: values for dotted, values in vary.items() if dotted not in fixed}
     vary |= {dotted: fixed.pop(dotted) for dotted in [*fixed] if dotted in VARIED and isinstance(fixed[dotted], list)}
@@ -84,19 +83,19 @@ def find(source: str | Path, near: Path | None = None) -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise FileError(f"{name}: no such file, and no scenario of that name ships; there are {', '.join(shipped())}")
+    raise WorldError(f"{name}: no such file, and no scenario of that name ships; there are {', '.join(shipped())}")
 
 
 def _layers(path: Path, base: Path | None, below: tuple[Path, ...]) -> dict[str, Any]:
     """A file over what it extends (or over `base`)."""
     if path in below:
-        raise FileError(f"{path}: extends: it extends itself")
+        raise WorldError(f"{path}: extends: it extends itself")
     try:
         raw = YAML(typ="safe", pure=True).load(path.read_text())
     except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise FileError(f"{path}: {error}") from error
+        raise WorldError(f"{path}: {error}") from error
     if not isinstance(raw, dict):
-        raise FileError(f"{path}: a mapping was expected")
+        raise WorldError(f"{path}: a mapping was expected")
     trace = raw.get("demand", {}).get("trace") if isinstance(raw.get("demand"), dict) else None
     if isinstance(trace, str):
         raw["demand"]["trace"] = str(path.parent / trace)
@@ -106,7 +105,7 @@ def _layers(path: Path, base: Path | None, below: tuple[Path, ...]) -> dict[str,
     if parent is None:
         return raw
     if not isinstance(parent, str):
-        raise FileError(f"{path}: extends: the name of a file was expected")
+        raise WorldError(f"{path}: extends: the name of a file was expected")
     return merged(_layers(find(parent, path), None, (*below, path)), raw)
 
 
@@ -129,7 +128,7 @@ def _spanned(
     """Every case's label and tree."""
     for dotted, values in vary.items():
         if not values or not all(isinstance(value, Label) for value in values):
-            raise FileError(f"{path}: vary: {dotted}: a list of plain values was expected (see `cases` for others)")
+            raise WorldError(f"{path}: vary: {dotted}: a list of plain values was expected (see `cases` for others)")
     for name, keys in (cases or {"": {}}).items():
         for chosen in itertools.product(*vary.values()):
             tree = deepcopy(merged(raw, keys))
@@ -150,7 +149,7 @@ def put(path: Path, tree: Any, dotted: str, value: Any) -> None:
     else:
         keys = []
     if not keys:
-        raise FileError(f"{path}: {dotted}: there is no {head!r} to set")
+        raise WorldError(f"{path}: {dotted}: there is no {head!r} to set")
     for key in keys:
         if not rest:
             tree[key] = value
@@ -165,8 +164,8 @@ def _world(path: Path, tree: dict[str, Any]) -> World:
     try:
         world = msgspec.convert(tree, World)
     except msgspec.ValidationError as error:
-        raise FileError(f"{path}: {error}") from error
+        raise WorldError(f"{path}: {error}") from error
     fault = check(world)
     if fault is not None:
-        raise FileError(f"{path}: {fault}")
+        raise WorldError(f"{path}: {fault}")
     return world

@@ -10,13 +10,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from loadtests import traces
 from loadtests.simulator.tables import pairs
 from loadtests.simulator.world import Profile, World
 from loadtests.workload import Class
 
 
 def check(world: World) -> str | None:
-    """What is wrong with a world; None when nothing is."""
+    """What is wrong with a world; None when nothing is. Raises FileError for what is wrong with its trace."""
     for part in _CHECKS:
         fault = part(world)
         if fault is not None:
@@ -60,6 +61,15 @@ def _nodes(world: World) -> str | None:
     for (region, name), times in Counter((nodes.region, nodes.name) for nodes in world.nodes).items():
         if times > 1:
             return f"nodes: {times} entries are called {name!r} in {region}, their workers' ids would be the same"
+    return None
+
+
+def _trace(world: World) -> str | None:
+    if world.demand.trace is None:
+        return None
+    trace = traces.load(world.demand.trace)
+    trace.check("region", world.regions)
+    trace.check("kind", {kind.name for kind in world.demand.classes})
     return None
 
 
@@ -125,4 +135,4 @@ def _within(kind: Class, times: tuple[float, float, float]) -> bool:
     return all(took <= (math.inf if most is None else most) for took, most in zip(times, granted, strict=True))
 
 
-_CHECKS: tuple[Callable[[World], str | None], ...] = (_regions, _round_trips, _nodes, _times, _classes)
+_CHECKS: tuple[Callable[[World], str | None], ...] = (_regions, _round_trips, _nodes, _times, _trace, _classes)

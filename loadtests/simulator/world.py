@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from loadtests.arrivals import Origin
+from loadtests.rows import FileError
 from loadtests.workload import Demand
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -21,7 +22,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 
 
-class WorldError(Exception):
+class WorldError(FileError):
     """A world that cannot be simulated: the text names the field and what is wrong with it."""
 
 
@@ -229,10 +230,9 @@ class World(_Part, frozen=True, kw_only=True):
         return next(trip for trip in self.round_trips if set(trip.between) == {a, b})
 
     def origins(self) -> dict[str, Origin]:
-        """Where requests enter: a region's clients use its gateway, or else the nearest. Their own way is not timed."""
-        shares = dict.fromkeys(self.gateways, 0.0)
-        for name, place in self.regions.items():
-            if place.demand:
-                nearest = min(shares, key=lambda gateway: (gateway != name, self.round_trip(name, gateway).avg_ms))
-                shares[nearest] += place.demand
-        return {name: Origin(share, self.regions[name].longitude) for name, share in shares.items() if share}
+        """Where requests come from."""
+        return {name: Origin(place.demand, place.longitude) for name, place in self.regions.items()}
+
+    def entrance(self, origin: str) -> str:
+        """The region whose gateway a region's clients use: its own, or the nearest. Their way to it is not timed."""
+        return min(self.gateways, key=lambda gateway: (gateway != origin, self.round_trip(origin, gateway).avg_ms))

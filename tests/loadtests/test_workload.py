@@ -102,7 +102,7 @@ def test_tenants_are_skewed_and_a_burst_may_be_one_tenants():
 
 
 def test_an_unknown_fit_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="no fit 'nope'; there are azure-code, azure-conversation"):
+    with pytest.raises(ValueError, match="no fit 'nope'; there are arxiv-summarization, azure-code, azure-conv"):
         Demand(classes=(TIGHT,), sizes="nope")
 
 
