@@ -86,7 +86,7 @@ class Trace(NamedTuple):
         return record._replace(prefix=tuple(block + turn * self.blocks for block in record.prefix))
 
     def check(self, field: str, known: Collection[str]) -> None:
-        """Every name in a column (`region`, `kind`) is a known one."""
+        """Raises FileError for a name in a column (`region`, `kind`) that is not a known one."""
         for record in self.records:
             name = getattr(record, field)
             if name and name not in known:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from loadtests.arrivals import Origin
 from loadtests.simulator import contenders, faults
 from loadtests.simulator.contender import Contender, Setting
 from loadtests.simulator.edge import Edge
@@ -226,12 +225,7 @@ def simulate(
 
 def planned(world: World, seed: int) -> list[Planned]:
     """The requests of a run."""
-    origins = {
-        region: Origin(place.demand, place.longitude)
-        for region, place in world.regions.items()
-        if region in world.gateways
-    }
-    return world.demand.plan(full_rate(world) * world.load, world.seconds, origins, seed)
+    return world.demand.plan(full_rate(world) * world.load, world.seconds, world.origins(), seed)
 
 
 def full_rate(world: World) -> float:

@@ -29,13 +29,16 @@ def _regions(world: World) -> str | None:
     named: list[tuple[str, Iterable[str]]] = [("gateways", world.gateways)]
     named += [(f"nodes[{i}].region", (nodes.region,)) for i, nodes in enumerate(world.nodes)]
     named += [(f"round_trips[{i}].between", trip.between) for i, trip in enumerate(world.round_trips)]
-    named += [(f"demand.bursts[{i}].origins", burst.origins) for i, burst in enumerate(world.demand.bursts)]
     for field, names in named:
         for name in names:
             if name not in world.regions:
                 return f"{field}: no such region {name!r}; there are {', '.join(sorted(world.regions))}"
-    if not any(place.demand for place in world.regions.values()):
-        return "regions: no region has any demand"
+    for i, burst in enumerate(world.demand.bursts):
+        for name in burst.origins:
+            if name not in world.gateways:
+                return f"demand.bursts[{i}].origins: no gateway in {name!r}; there are {', '.join(world.gateways)}"
+    if not any(world.regions[name].demand for name in world.gateways):
+        return "regions: none with a gateway has any demand"
     return None
 
 
@@ -68,7 +71,7 @@ def _trace(world: World) -> str | None:
     if world.demand.trace is None:
         return None
     trace = traces.load(world.demand.trace)
-    trace.check("region", world.regions)
+    trace.check("region", set(world.gateways))
     trace.check("kind", {kind.name for kind in world.demand.classes})
     return None
 

@@ -36,7 +36,7 @@ class Place(_Part, frozen=True, kw_only=True):
     latitude: Annotated[float, Meta(ge=-90, le=90)]
     longitude: Annotated[float, Meta(ge=-180, le=180)]
     demand: NotNegative = 1.0
-    """Its share of the requests, relative to the other regions."""
+    """Its share of the requests, relative to the other regions with a gateway."""
     carbon_g_per_kwh: NotNegative = 0.0
     egress_usd_per_gb: NotNegative = 0.0
 
@@ -230,9 +230,8 @@ class World(_Part, frozen=True, kw_only=True):
         return next(trip for trip in self.round_trips if set(trip.between) == {a, b})
 
     def origins(self) -> dict[str, Origin]:
-        """Where requests come from."""
-        return {name: Origin(place.demand, place.longitude) for name, place in self.regions.items()}
-
-    def entrance(self, origin: str) -> str:
-        """The region whose gateway a region's clients use: its own, or the nearest. Their way to it is not timed."""
-        return min(self.gateways, key=lambda gateway: (gateway != origin, self.round_trip(origin, gateway).avg_ms))
+        """Where requests come from: the regions with a gateway. Clients of others use one of these."""
+        return {
+            name: Origin(self.regions[name].demand, self.regions[name].longitude)
+            for name in dict.fromkeys(self.gateways)
+        }
