@@ -12,8 +12,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from loadtests.simulator.call import DECODING, Call, Job
 from loadtests.simulator.contender import POLICY, Contender
-from loadtests.simulator.serving import DECODING, Job, Worker, reply_bytes
+from loadtests.simulator.serving import Worker, reply_bytes
 from loadtests.simulator.timeline import Timeline
 from loadtests.simulator.wan import Way
 from loadtests.workload import Class, Planned
@@ -33,69 +34,6 @@ LONGEST = 600.0
 """As in gateway/edge/attempt.py."""
 SHORTEST_HOLD = 0.001
 """A tick of the gateway's timer wheel, so that a hold until now is not for ever."""
-
-
-class Call:
-    """One request as it was planned, and what becomes of it: a row of the ledger."""
-
-    __slots__ = (
-        "attempts", "closed", "deadline", "due", "edge", "ended", "first", "first_deadline", "grams", "job", "joules",
-        "kind", "met", "noise", "number", "origin", "output", "predicted", "predicted_met", "prefix", "prompt",
-        "reason", "request", "status", "stream", "tenant", "tried", "usd", "variant_quality", "worker",
-    )  # fmt: skip
-
-    def __init__(self, planned: Planned, noise: float, now: float) -> None:
-        kind = planned.kind
-        self.number = planned.number
-        self.kind: Class = kind
-        self.origin = planned.origin
-        self.tenant = planned.tenant
-        self.prompt = planned.prompt_tokens
-        self.output = planned.output_tokens
-        self.stream = planned.stream
-        self.prefix = planned.prefix
-        self.noise = noise
-        """What its service time is multiplied with, wherever it is served."""
-        self.first_deadline = INFINITE if kind.first_token_s is None else now + kind.first_token_s
-        self.deadline = INFINITE if kind.total_s is None else now + kind.total_s
-        self.due = min(self.first_deadline, self.deadline)
-        """By when its first token is wanted; later than that, it may as well not be computed."""
-        self.edge: Edge
-        """The gateway it came to."""
-        self.request: Request
-        self.job: Job | None = None
-        """The last attempt."""
-        self.tried: list[str] = []
-        """Workers that have been sent it."""
-        self.attempts = 0
-        self.closed = False
-        # What came of it.
-        self.status: Status | None = None
-        """The promise of its first dispatch; None if there was none."""
-        self.predicted = -1.0
-        """Probability of meeting every deadline, as its first dispatch implies it; -1 without one."""
-        self.predicted_met = False
-        """Whether that dispatch met them."""
-        self.first: float | None = None
-        """When its first token was at the gateway."""
-        self.ended: float | None = None
-        """When the client had its ending: the last token, or an error."""
-        self.reason: Reason | None = None
-        """Why it got no answer."""
-        self.met = False
-        self.worker: Worker | None = None
-        """Who answered."""
-        self.variant_quality = 0.0
-        self.usd = self.joules = self.grams = 0.0
-        """Spent on all its attempts."""
-
-    @property
-    def region(self) -> str:
-        """Where its gateway is."""
-        return self.edge.region
-
-    def __repr__(self) -> str:
-        return f"<Call {self.number} {self.kind.name}, {len(self.tried)} tried>"
 
 
 class Edge:

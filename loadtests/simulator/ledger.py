@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from loadtests.simulator.edge import Call
+from loadtests.simulator.call import Call
 from loadtests.simulator.result import Bin, Detail, Figures
 from loadtests.simulator.serving import JOULES_PER_KWH, SECONDS_PER_HOUR, Worker
 from loadtests.simulator.world import World
@@ -217,6 +217,6 @@ def _utilisation(workers: Sequence[Worker], seconds: float) -> dict[str, float]:
     busy: dict[str, float] = defaultdict(float)
     count: Counter[str] = Counter()
     for worker in workers:
-        busy[worker.accelerator] += worker.prefill_s
+        busy[worker.accelerator] += worker.busy_s
         count[worker.accelerator] += 1
     return {kind: busy[kind] / (count[kind] * seconds) for kind in sorted(busy)}

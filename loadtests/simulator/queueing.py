@@ -8,12 +8,12 @@ Both times the noise of the request and the slowness of the moment at which they
 
 from __future__ import annotations
 
-import heapq
 from bisect import insort
-from collections import deque
 from typing import Any
 
-from loadtests.simulator.serving import DECODING, OVER, PREFILLING, WAITING, Job, Worker
+from loadtests.simulator.call import DECODING, OVER, PREFILLING, WAITING, Job
+from loadtests.simulator.machine import Service
+from loadtests.simulator.serving import Worker
 from loadtests.simulator.world import Queue
 from policies.reason import Reason
 
@@ -22,9 +22,6 @@ class Queueing(Worker):
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
         self._edf = self.serving.queue is Queue.EDF
-        self._fifo: deque[Job] = deque()
-        self._heap: list[tuple[float, int, Job]] = []
-        self._taken = 0
         self._prefilling: Job | None = None
         self._decoding: set[Job] = set()
         self._ends: list[float] = []
@@ -33,13 +30,9 @@ class Queueing(Worker):
         """Seconds of prefill that wait, noise and company aside."""
 
     def take(self, job: Job) -> None:
-        self._taken += 1
         self.waiting += 1
         self._queued_s += job.service.prefill(job.prompt)
-        if self._edf:
-            heapq.heappush(self._heap, (job.due, self._taken, job))
-        else:
-            self._fifo.append(job)
+        self.line.put(job)
         if self._prefilling is None:
             self._begin()
 
@@ -52,17 +45,16 @@ class Queueing(Worker):
         if job.stage == PREFILLING:
             self.running -= 1
             self._prefilling = None
-            self.charge(job, now - job.started, 0.0)
+            self._charge(job, now - job.started, 0.0)
         else:
             self._release(job)
             whole = job.ends - job.first
             job.generated = 1 + int((job.call.output - 1) * (now - job.first) / whole) if whole > 0.0 else 1
-            self.charge(job, job.first - job.started, now - job.first)
+            self._charge(job, job.first - job.started, now - job.first)
         self._begin()
 
     def jobs(self) -> list[Job]:
-        queued = [entry[2] for entry in sorted(self._heap, key=lambda entry: entry[:2])] if self._edf else self._fifo
-        here = [job for job in queued if job.stage == WAITING]
+        here = [job for job in self.line.jobs() if job.stage == WAITING]
         at_work = sorted(self._decoding, key=lambda job: job.call.number)
         return here + at_work + ([self._prefilling] if self._prefilling is not None else [])
 
@@ -71,7 +63,7 @@ class Queueing(Worker):
     def _begin(self) -> None:
         """Start on the next job, if the accelerator and a slot are free."""
         while self._prefilling is None and self.waiting and self.running < self.slots:
-            job = heapq.heappop(self._heap)[2] if self._edf else self._fifo.popleft()
+            job = self.line.take()
             if job.stage != WAITING:
                 continue
             self._leave_queue(job)
@@ -109,9 +101,11 @@ class Queueing(Worker):
             self.timeline.at(ends, self._decoded, job)
         else:
             self.running -= 1
-            self.charge(job, now - job.started, 0.0)
+            self._charge(job, now - job.started, 0.0)
             self.tell(job, job.edge.done)
         self._begin()
+        if self.changed is not None:
+            self.changed(self)
 
     def _decoded(self, job: Job) -> None:
         """The last token is there."""
@@ -119,7 +113,7 @@ class Queueing(Worker):
             return
         self._release(job)
         job.generated = job.call.output
-        self.charge(job, job.first - job.started, job.ends - job.first)
+        self._charge(job, job.first - job.started, job.ends - job.first)
         self.tell(job, job.edge.done)
         if self._prefilling is None:
             self._begin()
@@ -133,7 +127,12 @@ class Queueing(Worker):
         self._decoding.remove(job)
         self._ends.remove(job.ends)
 
-    def _pace(self, service: Any, now: float) -> float:
+    def _charge(self, job: Job, prefill: float, decode: float) -> None:
+        """A busy accelerator is divisible: a decoding job has one slot of it."""
+        self.busy_s += prefill
+        self.charge(job, prefill, decode, prefill + decode / job.service.slots)
+
+    def _pace(self, service: Service, now: float) -> float:
         """By how much company and slowness stretch a prefill that begins now."""
         company = 1.0 + service.interference * len(self._ends) / service.slots
         return company * self.slow.factor(now) * self.slowed

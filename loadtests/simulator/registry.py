@@ -10,6 +10,7 @@ Each region has a registry of its own. An idle control plane costs as much as a 
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 from loadtests.simulator.edge import Edge
 from loadtests.simulator.serving import Worker
@@ -118,6 +119,14 @@ class Membership:
                 self._remove(member.worker.id)
         self.edge.timeline.at(now + SWEEP_S, self.sweep)
 
+    def heard_again(self, region: str) -> None:
+        """A region's registry answers again: everyone gets a whole lease to be heard in."""
+        self.silenced.discard(region)
+        now = self.edge.timeline.now
+        for member in self.members.values():
+            if member.worker.region == region:
+                member.heard = max(member.heard, now)
+
     def _remove(self, worker_id: str) -> None:
         del self.members[worker_id]
         self.edge.observe(WorkerGone(worker_id))
@@ -158,8 +167,8 @@ class Registry:
         self.timeline = timeline
         self.workers = workers
         self.memberships = memberships
-        self.muted: dict[str, int] = {}
-        """Regions whose registry hears nobody, with the number of faults that make it so."""
+        self._muted: Counter[str] = Counter()
+        """How many faults keep a region's registry from hearing anybody."""
         self._control = control
         self._rng = rng
         self._records: dict[str, Record] = {}
@@ -168,6 +177,8 @@ class Registry:
     def begin(self) -> None:
         """Set every worker's first heartbeat and every gateway's first sweep, each at a moment of its own."""
         for worker in self.workers:
+            if self._control.early:
+                worker.changed = self.changed
             at = worker.nodes.from_s
             if at:
                 self.timeline.at(at, self.appear, worker)
@@ -178,7 +189,9 @@ class Registry:
             self.timeline.at(self._rng.uniform(0.0, SWEEP_S), membership.sweep)
 
     def appear(self, worker: Worker) -> None:
-        """A worker starts and registers."""
+        """A worker starts and registers, if nothing keeps it from that."""
+        if worker.barred:
+            return
         worker.start()
         self.write(worker)
 
@@ -195,6 +208,15 @@ class Registry:
         """It says goodbye."""
         for membership in self.memberships:
             self._publish(worker, membership, membership.left, worker)
+
+    def mute(self, region: str, by: int) -> None:
+        """A fault of a region's registry begins (1) or ends (-1). Gateways know that it does not answer."""
+        self._muted[region] += by
+        for membership in self.memberships:
+            if self._muted[region]:
+                membership.silenced.add(region)
+            else:
+                membership.heard_again(region)
 
     def _beat(self, worker: Worker) -> None:
         self.timeline.at(self.timeline.now + self._control.heartbeat_s, self._beat, worker)
@@ -218,7 +240,7 @@ class Registry:
 
     def _publish(self, worker, membership, act, message) -> None:
         way = membership.edge.ways[worker.region]
-        if way.cut or worker.region in self.muted:
+        if way.cut or self._muted[worker.region]:
             return
         if self._control.loss and self._rng.random() < self._control.loss:
             return

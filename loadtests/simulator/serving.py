@@ -2,197 +2,32 @@
 is paid.
 
 `queueing.py` and `batching.py` say how it works off what it has taken. A worker talks to edges only through messages
-that take their time on the way; `Job` is one attempt at a request, as its edge and its worker know it.
+that take their time on the way.
 """
 
 from __future__ import annotations
 
-import math
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from loadtests.simulator.call import DECODING, OVER, PREFILLING, WAITING, Job
+from loadtests.simulator.machine import Herd, Line, Prefixes, Service, SlowPeriods
 from loadtests.simulator.timeline import Act, Timeline
-from loadtests.simulator.wan import Way
 from loadtests.simulator.world import CostMode, Nodes, Place, Profile, Serving
 from policies.reason import Reason
-from policies.records import Curve, Endpoint, Load, MarginalPrice, Price, TokenPrice
+from policies.records import Load, MarginalPrice, Price, TokenPrice
 from policies.records import Worker as Record
-
-if TYPE_CHECKING:
-    from loadtests.simulator.contender import Contender
-    from loadtests.simulator.edge import Call, Edge
-    from policies.request import Dispatch
 
 TEXT_BYTES_PER_TOKEN = 4.0
 EVENT_BYTES = 220.0
 ENVELOPE_BYTES = 600.0
 """Sizes of answers, as the gateway assumes them (gateway/routes.py)."""
-BLOCK_TOKENS = 512
-"""Tokens of one prefix block: Mooncake's traces hash so many at a time."""
 BLACK_HOLE_S = 0.001
 """How soon a broken node fails a request."""
 SECONDS_PER_HOUR = 3600.0
 TOKENS_PER_MTOK = 1e6
 BYTES_PER_GB = 1e9
 JOULES_PER_KWH = 3.6e6
-
-ON_THE_WAY, WAITING, PREFILLING, DECODING, OVER = range(5)
-"""Where a job is, as its worker knows."""
-
-
-class Job:
-    """One attempt at one worker. Instants are the timeline's; the worker's fields say what it did and when."""
-
-    __slots__ = (
-        "accelerator", "arrived", "call", "contender", "decode", "dispatch", "due", "edge", "ends", "first",
-        "first_byte", "generated", "limit", "prefill", "prompt", "queue", "reason", "report", "service", "settled",
-        "stage", "stalled", "started", "way", "worker",
-    )  # fmt: skip
-
-    def __init__(self, edge: Edge, call: Call, dispatch: Dispatch, contender: Contender, worker: Worker) -> None:
-        self.edge = edge
-        self.call = call
-        self.dispatch = dispatch
-        self.contender = contender
-        """Who decided, and so is to be told: a restart may have put another in its place since."""
-        self.worker = worker
-        self.way: Way = edge.ways[worker.region]
-        endpoint = dispatch.node.endpoint
-        self.service = worker.services[endpoint.model, endpoint.variant]
-        self.due = call.due
-        self.limit = 0.0
-        """When the attempt must be over."""
-        self.settled = False
-        self.first_byte: float | None = None
-        """Seconds from the dispatch until the edge had it."""
-        self.stalled = False
-        """Whether its edge wonders where the rest of the answer is."""
-        self.reason: Reason | None = None
-        """Why the worker does not answer it."""
-        self.report: Load | None = None
-        """What the worker's last message says of its load."""
-        self.stage = ON_THE_WAY
-        self.prompt = call.prompt
-        """Tokens that have to be computed: fewer where the beginning is cached."""
-        self.generated = 0
-        self.arrived = self.started = self.first = self.ends = 0.0
-        self.queue = self.prefill = self.decode = self.accelerator = 0.0
-        """Seconds spent so."""
-
-    def __repr__(self) -> str:
-        return f"<Job {self.call.number} attempt {self.dispatch.attempt} at {self.worker.id}, stage {self.stage}>"
-
-
-class Service:
-    """A profile, ready for use."""
-
-    __slots__ = ("decode_batch_s", "decode_s", "interference", "overhead_s", "profile", "prompt_s", "slots")
-
-    def __init__(self, profile: Profile) -> None:
-        self.profile = profile
-        self.overhead_s = profile.overhead_s
-        self.prompt_s = 1.0 / profile.prefill_tokens_per_s
-        self.decode_s, self.decode_batch_s = profile.decode_s, profile.decode_batch_s
-        self.slots = profile.slots
-        self.interference = profile.interference
-
-    def prefill(self, prompt: float) -> float:
-        """Seconds until the first token on a node that has nothing else to do."""
-        return self.overhead_s + prompt * self.prompt_s
-
-    def full_share(self, output: float) -> float:
-        """Seconds of the node that the decoding of so many tokens takes when all slots are busy."""
-        return output * (self.decode_s + self.decode_batch_s * self.slots) / self.slots
-
-    def endpoint(self) -> Endpoint:
-        """As it is registered. The curve's decode is the time per token at batch 1 (records.Curve)."""
-        profile = self.profile
-        curve = Curve(self.overhead_s, prefill=self.prompt_s, decode=self.decode_s + self.decode_batch_s)
-        return Endpoint(
-            model=profile.model, variant=profile.variant, quality=profile.quality, curve=curve, max_batch=self.slots
-        )
-
-
-class SlowPeriods:
-    """Random stretches in which everything takes longer. They depend on the node and the seed, not on the policy."""
-
-    __slots__ = ("_factor", "_means", "_rng", "_slow", "_until")
-
-    def __init__(self, serving: Serving, rng: random.Random) -> None:
-        share = rng.uniform(*serving.slow_share)
-        self._rng = rng
-        self._factor = serving.slow_factor
-        self._slow = rng.random() < share
-        self._means = (serving.slow_s * (1.0 - share) / share if share else math.inf, serving.slow_s)
-        """Of the stretches in between, and of the slow ones."""
-        always = share in (0.0, 1.0) or serving.slow_factor == 1.0
-        self._until = math.inf if always else self._length()
-
-    def _length(self) -> float:
-        return self._rng.expovariate(1.0 / self._means[self._slow])
-
-    def factor(self, now: float) -> float:
-        while now >= self._until:
-            self._slow = not self._slow
-            self._until += self._length()
-        return self._factor if self._slow else 1.0
-
-
-class Prefixes:
-    """Which beginnings of prompts a worker has in its memory: the blocks used last."""
-
-    __slots__ = ("_blocks", "_capacity")
-
-    def __init__(self, tokens: int) -> None:
-        self._capacity = max(1, tokens // BLOCK_TOKENS)
-        self._blocks: dict[int, None] = {}
-
-    def use(self, prefix: tuple[int, ...]) -> int:
-        """Tokens of it that are there; afterwards all of it is."""
-        blocks, hits = self._blocks, 0
-        for block in prefix:
-            if block not in blocks:
-                break
-            hits += 1
-        for block in reversed(prefix):  # a beginning outlives what follows it
-            blocks.pop(block, None)
-            blocks[block] = None
-        while len(blocks) > self._capacity:
-            del blocks[next(iter(blocks))]
-        return hits * BLOCK_TOKENS
-
-    def forget(self) -> None:
-        self._blocks.clear()
-
-
-class Herd:
-    """Work that arrived at one node within one window, over what the node can do in a window; the worst so far.
-
-    Windows are as long as the information of those who send is old (the heartbeat, one second at least) and follow
-    each other: in one window nobody can see what all others send. In seconds of work, not requests, so that sizes
-    count; the larger of prefill work and decode work over all slots, because either may be what a node lacks. 1 is
-    exactly what it can do; a policy that spreads perfectly stays near its load.
-    """
-
-    __slots__ = ("_decode", "_from", "_prefill", "_width", "_window", "worst")
-
-    def __init__(self, width: float, start: float) -> None:
-        self._width = width
-        self._from = math.ceil(start / width)
-        """The first window that counts."""
-        self._window = 0
-        self._prefill = self._decode = 0.0
-        self.worst = 0.0
-
-    def arrived(self, now: float, prefill: float, decode: float) -> None:
-        window = int(now / self._width)
-        if window != self._window:
-            self._window, self._prefill, self._decode = window, 0.0, 0.0
-        self._prefill += prefill
-        self._decode += decode
-        index = max(self._prefill, self._decode) / self._width
-        if index > self.worst and window >= self._from:
-            self.worst = index
 
 
 class Worker:
@@ -220,11 +55,14 @@ class Worker:
         self.mean_output = 0.0
         """Tokens it takes an answer to have (what an engine learns of its own traffic)."""
         self.herd = herd
+        self.line = Line(serving.queue)
         self.slow = SlowPeriods(serving, rng)
         self.prefixes = Prefixes(profiles[0].kv_tokens)
         self.usd_per_hour = nodes.usd_per_hour
-        self.prefill_s = 0.0
-        """Seconds it has spent prefilling."""
+        self.busy_s = 0.0
+        """Seconds it has spent prefilling (`queueing`), or doing anything (`batching`)."""
+        self.changed: Callable[[Worker], None] | None = None
+        """Told when its wait may have become another one; set where it reports early."""
         self.reports = False
         """Whether its messages carry load reports."""
         self.boots = 0
@@ -232,6 +70,8 @@ class Worker:
         self._beats = 0
         # What is wrong with it; `disturbed` while anything is, so that the ordinary case is one test.
         self.up = False
+        self.barred = False
+        """Whether a fault keeps it from running."""
         self.draining = self.black_hole = self.silent = self.lying = self.disturbed = False
         self.slowed = 1.0
         self._unanswered: list[Job] = []
@@ -299,11 +139,15 @@ class Worker:
             job.prompt = max(1, job.prompt - self.prefixes.use(job.call.prefix))
         self.herd.arrived(now, service.prefill(job.prompt), service.full_share(job.call.output))
         self.take(job)
+        if self.changed is not None:
+            self.changed(self)
 
     def cancel(self, job: Job) -> None:
         """Nobody wants the answer any more."""
         if job.stage in (WAITING, PREFILLING, DECODING):
             self.drop(job)
+        elif job in self._unanswered:
+            self._unanswered.remove(job)
 
     def take(self, job: Job) -> None:
         raise NotImplementedError
@@ -332,14 +176,11 @@ class Worker:
         if not way.cut:
             self.timeline.at(self.timeline.now + way.draw(), act, job)
 
-    def charge(self, job: Job, prefill: float, decode: float) -> None:
-        """Book what the accelerator spent on a job that is over. A busy accelerator is divisible: a decoding job has
-        one slot of it."""
+    def charge(self, job: Job, prefill: float, decode: float, accelerator: float) -> None:
+        """Book a job that is over: the seconds of its phases, and those that the accelerator spent on it."""
         service, call = job.service, job.call
         job.stage = OVER
-        job.prefill, job.decode = prefill, decode
-        job.accelerator = accelerator = prefill + decode / service.slots
-        self.prefill_s += prefill
+        job.prefill, job.decode, job.accelerator = prefill, decode, accelerator
         nodes = self.nodes
         if nodes.cost is CostMode.MARGINAL:
             call.usd += accelerator * self.usd_per_hour / SECONDS_PER_HOUR

@@ -8,6 +8,7 @@ import numpy as np
 
 from loadtests.simulator.contender import Setting, Shipped, shipped
 from loadtests.simulator.world import Control, Nodes, Place, Profile, RoundTrip, Serving, World
+from loadtests.sizes import Ranges
 from loadtests.workload import Class, Demand, Planned, Surface
 from policies.balancers.cheapest_in_deadline import CheapestInDeadline
 
@@ -33,6 +34,7 @@ SLOW = Profile(
 )  # fmt: skip
 TIGHT = Class(name="tight", share=2, first_token_s=0.5)
 LOOSE = Class(name="loose", share=1, first_token_s=5.0)
+DEMAND = Demand(classes=(TIGHT, LOOSE), sizes=Ranges(prompt_tokens=(100, 1500), output_tokens=(1, 120)))
 NODES = tuple(
     Nodes(name=name, region=region, profiles=(name,), count=count, usd_per_hour=usd)
     for region in REGIONS
@@ -44,7 +46,7 @@ def world(**fields: Any) -> World:
     """Three regions with one fast and two slow nodes each, a gateway in two of them."""
     defaults: dict[str, Any] = {
         "name": "small", "regions": REGIONS, "round_trips": TRIPS, "profiles": {"fast": FAST, "slow": SLOW},
-        "nodes": NODES, "gateways": ("east", "west"), "demand": Demand(classes=(TIGHT, LOOSE)), "full_rate": 100.0,
+        "nodes": NODES, "gateways": ("east", "west"), "demand": DEMAND, "full_rate": 100.0,
         "serving": Serving(), "control": Control(), "seconds": 10.0, "warm_up": 2.0,
     }  # fmt: skip
     return World(**(defaults | fields))
