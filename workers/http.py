@@ -103,11 +103,16 @@ async def read_body(request: web.Request) -> bytes | Refused:
 
 
 def invalid(error: msgspec.MsgspecError) -> Refused:
-    """What msgspec found wrong with a body, with the field's path as `param`."""
+    """What msgspec found wrong with a body, in JSON's words, with the field's path as `param`."""
     if not isinstance(error, msgspec.ValidationError):
         return Refused(Reason.INVALID_JSON)
     message, _, path = str(error).partition(" - at `")
-    return Refused(Reason.BAD_REQUEST, message, path.rstrip("`").removeprefix("$").removeprefix(".") or None)
+    message = _TYPES.sub(lambda found: _JSON_WORDS[found[0]], message)
+    return Refused(Reason.BAD_REQUEST, f"{message}.", path.rstrip("`").removeprefix("$").removeprefix(".") or None)
+
+
+_JSON_WORDS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
+_TYPES = re.compile(r"(?<=[` ])(?:str|int|float|bool)(?=[` ])")
 
 
 def read_headers(request: web.Request, now: float) -> Call | Refused:
@@ -169,6 +174,8 @@ class Server:
 
     def __init__(self, routes: Iterable[Route], gauges: Gauges, clock: Callable[[], float]) -> None:
         self.in_flight = 0
+        routes = tuple(routes)
+        self._served = sorted({route.path for route in routes if route.method == "POST"})
         self._gauges = gauges
         self._clock = clock
         self._idle = asyncio.Event()
@@ -222,7 +229,8 @@ class Server:
         try:
             return await handler(request)
         except web.HTTPNotFound:
-            return self._error(request, Refused(Reason.NOT_FOUND))
+            served = f"No such path. This worker serves {', '.join(self._served)}."
+            return self._error(request, Refused(Reason.NOT_FOUND, served))
         except web.HTTPMethodNotAllowed as error:
             response = self._error(request, Refused(Reason.METHOD_NOT_ALLOWED))
             response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]

@@ -1,8 +1,8 @@
-"""The OpenAI surface of our own engines: chat, completions, embeddings, the list of models.
+"""The OpenAI surface of our own engines: chat, completions, responses, embeddings, the list of models.
 
-Bodies are read by openai_bodies.py; here they become jobs, and what the jobs bring becomes replies that the official
-client accepts. A stream's first byte is sent only once the first token exists, so that everything before it is still
-an ordinary refusal, which a gateway may repeat elsewhere.
+Bodies are read by openai_bodies.py; here they become jobs, and what the jobs bring is written by openai_replies.py.
+A stream's first byte is sent only once the first token exists, so that everything before it is still an ordinary
+refusal, which a gateway may repeat elsewhere.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import random
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -23,12 +22,11 @@ from workers.batcher import Batcher
 from workers.catalog import EMBEDDING, TEXT, Catalog, Entry
 from workers.engines.text import Detokenizer
 from workers.http import Call, Reply, Route, error_body, invalid, json_reply, read_body
-from workers.openai_bodies import ChatBody, CompletionBody, EmbeddingBody, TextBody, sentences
+from workers.openai_bodies import ChatBody, CompletionBody, EmbeddingBody, ResponseBody, TextBody, sentences
+from workers.openai_replies import Chat, Completion, Response, Shape, event
 from workers.queue import Job, Refused, Token
 from workers.runners import Generation
 from workers.timings import comment, timings
-
-DONE = b"data: [DONE]\n\n"
 
 
 class OpenAI:
@@ -44,6 +42,7 @@ class OpenAI:
         return [
             Route("POST", "/v1/chat/completions", self.chat),
             Route("POST", "/v1/completions", self.complete),
+            Route("POST", "/v1/responses", self.respond),
             Route("POST", "/v1/embeddings", self.embed),
             Route("GET", "/v1/models", self.models),
             Route("GET", "/v1/models/{model:.+}", self.model),
@@ -54,6 +53,9 @@ class OpenAI:
 
     async def complete(self, request: web.Request, call: Call) -> Reply:
         return await self._generate(request, call, CompletionBody, Completion)
+
+    async def respond(self, request: web.Request, call: Call) -> Reply:
+        return await self._generate(request, call, ResponseBody, Response)
 
     async def embed(self, request: web.Request, call: Call) -> Reply:
         """Sentences in, vectors out; many sentences are several jobs, so that no request holds the accelerator."""
@@ -139,7 +141,7 @@ class OpenAI:
         refused = self._batcher.submit([job])
         if refused is not None:
             return refused
-        writer = shape(body.model, entry.lane, call.id, len(work.prompt), include_usage=body.include_usage)
+        writer = shape(body, entry.lane, call.id, len(work.prompt))
         answer = Generated(job, Detokenizer(entry.text, work.sampling.stop), self._batcher)
         try:
             first = await answer.next()
@@ -180,8 +182,7 @@ class OpenAI:
         headers = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-request-id": call.id}
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
-        opening = writer.opening()
-        await response.write((event(opening) if opening else b"") + (event(writer.delta(piece)) if piece else b""))
+        await response.write(writer.opening() + (writer.delta(piece) if piece else b""))
         while answer.finish is None:
             following = await answer.next()
             if isinstance(following, Refused):
@@ -192,9 +193,9 @@ class OpenAI:
                 request.transport.close()
                 return response
             if following:
-                await response.write(event(writer.delta(following)))
-        tail = [event(chunk) for chunk in writer.closing(answer.finish, answer.job.generated)]
-        await response.write(b"".join([*tail, comment(timings([answer.job])), DONE]))
+                await response.write(writer.delta(following))
+        tail = writer.closing(answer.finish, answer.job.generated)
+        await response.write(tail + comment(timings([answer.job])) + writer.end)
         await response.write_eof()
         return response
 
@@ -222,89 +223,6 @@ class Generated:
             self.finish = "stop"
             self._batcher.finish(self.job)
         return piece
-
-
-class Shape:
-    """How an answer is written on one of the two text surfaces."""
-
-    object = ""
-    chunk_object = ""
-    prefix = ""
-
-    def __init__(self, model: str, lane: str, request_id: str, prompt_tokens: int, *, include_usage: bool) -> None:
-        self._head = {
-            "id": f"{self.prefix}-{request_id}",
-            "created": int(time.time()),
-            "model": model,
-            "system_fingerprint": lane,
-        }
-        self._prompt_tokens = prompt_tokens
-        self._include_usage = include_usage
-
-    def whole(self, text: str, finish: str, tokens: int) -> dict[str, Any]:
-        choice = {"index": 0, "finish_reason": finish, "logprobs": None} | self.message(text)
-        return {"object": self.object, **self._head, "choices": [choice], "usage": self._usage(tokens)}
-
-    def opening(self) -> dict[str, Any] | None:
-        """What stands before the first text."""
-        return None
-
-    def delta(self, piece: str) -> dict[str, Any]:
-        return self._chunk([{"index": 0, "finish_reason": None, "logprobs": None} | self.part(piece)])
-
-    def closing(self, finish: str, tokens: int) -> list[dict[str, Any]]:
-        """The chunk with the finish reason and, if asked for, the one with the usage."""
-        last = self._chunk([{"index": 0, "finish_reason": finish, "logprobs": None} | self.part("")])
-        if not self._include_usage:
-            return [last]
-        return [last, self._chunk([]) | {"usage": self._usage(tokens)}]
-
-    def message(self, text: str) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def part(self, piece: str) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def _chunk(self, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        usage = {"usage": None} if self._include_usage else {}
-        return {"object": self.chunk_object, **self._head, "choices": choices, **usage}
-
-    def _usage(self, tokens: int) -> dict[str, int]:
-        prompt = self._prompt_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
-
-
-class Chat(Shape):
-    """`/v1/chat/completions`."""
-
-    object, chunk_object, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
-
-    def opening(self) -> dict[str, Any]:
-        first = {"index": 0, "finish_reason": None, "logprobs": None, "delta": {"role": "assistant", "content": ""}}
-        return self._chunk([first])
-
-    def message(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
-
-    def part(self, piece: str) -> dict[str, Any]:
-        return {"delta": {"content": piece} if piece else {}}
-
-
-class Completion(Shape):
-    """`/v1/completions`."""
-
-    object, chunk_object, prefix = "text_completion", "text_completion", "cmpl"
-
-    def message(self, text: str) -> dict[str, Any]:
-        return {"text": text}
-
-    def part(self, piece: str) -> dict[str, Any]:
-        return {"text": piece}
-
-
-def event(chunk: dict[str, Any]) -> bytes:
-    """One server-sent event."""
-    return b"data: " + orjson.dumps(chunk) + b"\n\n"
 
 
 def encode_vector(vector: np.ndarray, encoding: str) -> np.ndarray | str:

@@ -7,13 +7,14 @@ annotate (`user`, `metadata`, `store`, ...) are. Bounds are OpenAI's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
+import orjson
 from msgspec import Meta
 
 from policies.reason import Reason
-from workers.engines.text import MAX_STOPS, Sampling, Text
+from workers.engines.text import MAX_STOPS, ROLES, Sampling, Text
 from workers.queue import Refused
 
 CHAT_TOKENS = 256
@@ -23,6 +24,9 @@ COMPLETION_TOKENS = 16
 MAX_INPUTS = 2048
 """OpenAI's own bound on the inputs of one embedding request."""
 
+TEXT_PARTS = ("input_text", "output_text", "text")
+"""Types of the parts of a responses message that are text; the last is the chat surface's name for it."""
+
 Tokens = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
@@ -31,7 +35,7 @@ class StreamOptions(msgspec.Struct):
 
 
 class TextBody(msgspec.Struct, kw_only=True):
-    """What both text surfaces share."""
+    """What the text surfaces share."""
 
     model: str
     stream: bool | None = None
@@ -80,8 +84,9 @@ class TextBody(msgspec.Struct, kw_only=True):
         """The engine's settings: at most `room` tokens, and `seed` where the client named none."""
         for name, harmless in self.unsupported().items():
             if getattr(self, name) not in harmless:
-                allowed = " or ".join("absent" if value is None else repr(value) for value in harmless)
-                return Refused(Reason.BAD_REQUEST, f"`{name}` is not supported by this model: use {allowed}.", name)
+                allowed = " or ".join(orjson.dumps(value).decode() for value in harmless if value is not None)
+                fix = f"leave it out, or send {allowed}" if allowed else "leave it out"
+                return Refused(Reason.BAD_REQUEST, f"This model does not support `{name}`: {fix}.", name)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         if len(stop) > MAX_STOPS:
             return Refused(Reason.BAD_REQUEST, f"`stop` takes at most {MAX_STOPS} texts.", "stop")
@@ -162,12 +167,94 @@ class CompletionBody(TextBody, kw_only=True):
         return {**super().unsupported(), "echo": (None, False), "suffix": (None, "")}
 
 
+class ResponseBody(TextBody, kw_only=True):
+    """`POST /v1/responses`, of which nothing is stored: the whole conversation comes with each request."""
+
+    input: Any
+    instructions: str | None = None
+    max_output_tokens: Tokens | None = None
+    metadata: dict[str, str] | None = None
+    background: Any = None
+    conversation: Any = None
+    include: Any = None
+    previous_response_id: Any = None
+    prompt: Any = None
+    reasoning: Any = None
+    text: Any = None
+    tools: Any = None
+    tool_choice: Any = None
+    top_logprobs: Any = None
+    truncation: Any = None
+
+    @property
+    def prompt_field(self) -> str:
+        return "input"
+
+    def prompt_ids(self, text: Text) -> list[int] | Refused:
+        turns = self._turns()
+        if isinstance(turns, Refused):
+            return turns
+        try:
+            return text.encode_chat(turns)
+        except ValueError as error:
+            return Refused(Reason.BAD_REQUEST, str(error), "input")
+
+    def _turns(self) -> list[dict[str, str]] | Refused:
+        """The conversation as chat messages: instructions first, then one text, or messages of texts."""
+        turns = [] if self.instructions is None else [{"role": "system", "content": self.instructions}]
+        if isinstance(self.input, str):
+            return [*turns, {"role": "user", "content": self.input}]
+        if not isinstance(self.input, list) or not self.input:
+            return Refused(Reason.BAD_REQUEST, "`input` is a text or a list of messages.", "input")
+        for i, item in enumerate(self.input):
+            role = str(item.get("role")) if isinstance(item, dict) and item.get("type", "message") == "message" else ""
+            if role not in ROLES:
+                message = f"This model reads messages only, whose role is one of {', '.join(ROLES)}."
+                return Refused(Reason.BAD_REQUEST, message, f"input[{i}]")
+            content = _plain_text(item.get("content"))
+            if content is None:
+                message = "This model reads text only: a text, or a list of `input_text` and `output_text` parts."
+                return Refused(Reason.BAD_REQUEST, message, f"input[{i}].content")
+            turns.append({"role": role, "content": content})
+        return turns
+
+    def unsupported(self) -> Mapping[str, tuple[object, ...]]:
+        return {
+            **super().unsupported(),
+            "background": (None, False),
+            "conversation": (None,),
+            "include": (None, []),
+            "previous_response_id": (None,),
+            "prompt": (None,),
+            "reasoning": (None, {}),
+            "text": (None, {}, {"format": {"type": "text"}}),
+            "tools": (None, []),
+            "tool_choice": (None, "auto", "none"),
+            "top_logprobs": (None, 0),
+            "truncation": (None, "disabled"),
+        }
+
+    def wanted_tokens(self) -> int:
+        return self.max_output_tokens or CHAT_TOKENS
+
+
+def _plain_text(content: object) -> str | None:
+    """A message's text; None when something else is in it."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return None
+    texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") in TEXT_PARTS]
+    strings = [text for text in texts if isinstance(text, str)]
+    return "".join(strings) if len(strings) == len(content) else None
+
+
 class EmbeddingBody(msgspec.Struct, kw_only=True):
     """`POST /v1/embeddings`."""
 
     model: str
     input: Any
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Any = "float"
     dimensions: Any = None
 
 
@@ -175,6 +262,8 @@ def sentences(body: EmbeddingBody) -> list[str] | Refused:
     """The texts to embed."""
     if body.dimensions is not None:
         return Refused(Reason.BAD_REQUEST, "This model's vectors cannot be shortened: omit it.", "dimensions")
+    if body.encoding_format not in ("float", "base64"):
+        return Refused(Reason.BAD_REQUEST, 'This field takes "float" or "base64".', "encoding_format")
     texts = [body.input] if isinstance(body.input, str) else body.input
     if not isinstance(texts, list) or not texts:
         return Refused(Reason.BAD_REQUEST, "`input` is a text or a list of texts.", "input")

@@ -62,6 +62,24 @@ def test_completion_and_its_stream(client):
     assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices)
 
 
+def test_response_and_its_stream(client):
+    asked = {"model": "tinychat", "input": "Hello, who are you?", "max_output_tokens": 12}
+    fixed = {"temperature": 0, "extra_body": {"seed": 1, "provider": {"quantizations": ["fp32"]}}}
+    whole = client.responses.create(**asked, **fixed)
+    assert whole.output_text
+    assert 0 < whole.usage.output_tokens <= 12
+    events = list(client.responses.create(**asked, **fixed, stream=True))
+    assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == whole.output_text
+    assert events[-1].response.output_text == whole.output_text
+
+
+async def test_response_async_with_instructions(aclient):
+    reply = await aclient.responses.create(
+        model="tinychat", instructions="Be brief.", input=[{"role": "user", "content": "Hello"}], max_output_tokens=8
+    )
+    assert reply.output_text
+
+
 def test_embeddings_mean_something(client):
     texts = ["A cat sat on the mat.", "A kitten rests on a rug.", "Interest rates rose by half a point."]
     vectors = [item.embedding for item in client.embeddings.create(model="minilm", input=texts).data]

@@ -2,12 +2,13 @@ import asyncio
 import json
 
 import aiohttp
+import msgspec
 import pytest
 
 from policies.reason import Reason
 from policies.records import Load, decode_load
 from tests.workers.fakes import Doubler, serving, tensor_entry, text_entry, until
-from workers.http import MAX_BODY, Refused, error_body
+from workers.http import MAX_BODY, Refused, error_body, invalid
 
 INFER = "/v2/models/double/infer"
 BODY = {
@@ -200,3 +201,17 @@ async def test_connections_are_reused(client):
 
 def test_a_reasons_fixed_text_stands_where_nothing_is_said():
     assert error_body(Refused(Reason.NOT_FOUND))["error"]["message"] == "No such path."
+
+
+def test_what_is_wrong_with_a_body_is_said_in_jsons_words():
+    class Body(msgspec.Struct):
+        count: int | None = None
+        name: str | list[str] = ""
+
+    for raw, message, param in (
+        (b'{"count": "x"}', "Expected `integer | null`, got `string`.", "count"),
+        (b'{"name": true}', "Expected `string | array`, got `boolean`.", "name"),
+    ):
+        with pytest.raises(msgspec.ValidationError) as fault:
+            msgspec.json.decode(raw, type=Body)
+        assert invalid(fault.value) == Refused(Reason.BAD_REQUEST, message, param)

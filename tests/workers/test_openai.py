@@ -56,6 +56,30 @@ async def test_completions_whole_and_streamed_say_the_same():
     assert all(chunk.usage is None for chunk in chunks)
 
 
+async def test_a_response_whole_and_streamed_say_the_same():
+    asked = {"model": "echo", "input": "hello ", "max_output_tokens": 11}
+    async with serving(text_entry()) as bench, client(bench) as ai:
+        whole = await ai.responses.create(**asked)
+        events = [event async for event in await ai.responses.create(**asked, stream=True)]
+        async with ai.responses.stream(**asked, extra_body={"stop": "o h"}) as stream:
+            collected = await stream.get_final_response()
+    assert (whole.output_text, whole.status, whole.incomplete_details.reason) == (
+        "hello hello", "incomplete", "max_output_tokens",
+    )  # fmt: skip
+    assert (whole.usage.input_tokens, whole.usage.output_tokens, whole.usage.total_tokens) == (6, 11, 17)
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == "hello hello"
+    assert (events[0].type, events[-1].type) == ("response.created", "response.incomplete")
+    assert events[-1].response.output_text == "hello hello"
+    assert (collected.output_text, collected.status) == ("hell", "completed")
+
+
+async def test_a_response_refuses_stored_state_by_name():
+    async with serving(text_entry()) as bench, client(bench) as ai:
+        with pytest.raises(openai.BadRequestError) as refusal:
+            await ai.responses.create(model="echo", input="hello", previous_response_id="resp_1")
+    assert refusal.value.param == "previous_response_id"
+
+
 async def test_the_synchronous_client_works_too():
     def talk(ai):
         with ai:
