@@ -11,6 +11,7 @@ import binascii
 import fnmatch
 import importlib.resources
 import ipaddress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -34,6 +35,8 @@ Pattern = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._*?-]+\Z", max_length=64)]
 """A region name or shell-style pattern, with the characters `x-allow-regions` takes."""
 Country = Annotated[str, Meta(pattern=r"\A([A-Z]{2}|default)\Z")]
 Glob = Annotated[str, Meta(min_length=1, max_length=128)]
+EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 (compared with, not bound to)
+"""Hosts that mean every address of this machine."""
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -44,6 +47,12 @@ class Listen(_Section, frozen=True):
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Port = 8080
     """0 lets the system choose; the ready line says which."""
+
+
+class Control(Listen, frozen=True):
+    """Where operators are listened to."""
+
+    port: Port = 8081
 
 
 class ClientKey(_Section, frozen=True):
@@ -212,7 +221,7 @@ class GatewayConfig(_Section, frozen=True):
     id: Id = "gateway"
     region: Id = "local"
     listen: Listen = Listen()
-    control: Listen = Listen(port=8081)
+    control: Control = Control()
     redis: str | None = None
     """One registry for all regions."""
     registries: dict[Id, str] = {}
@@ -230,7 +239,7 @@ class GatewayConfig(_Section, frozen=True):
     """When a worker is taken out, and how it comes back."""
     limits: Limits = Limits()
     upstream: Upstream = Upstream()
-    snapshot: str | None = None
+    snapshot: Annotated[str, Meta(min_length=1)] | None = None
     """File that keeps the last known fleet for a cold start without a registry."""
     decision_log: DecisionLogConfig | None = None
     decision_headers: Literal["on_request", "always", "never"] = "on_request"
@@ -243,7 +252,7 @@ class GatewayConfig(_Section, frozen=True):
 
 
 def load(path: Path) -> GatewayConfig:
-    """Read and check a file. Raises `ConfigError`, whose text says where the mistake is and what would be right."""
+    """Read and check a file. Raises `ConfigError`: of every mistake, where it is and what would be right."""
     config, place = configfile.read(path, GatewayConfig)
     try:
         check(config)
@@ -264,13 +273,15 @@ def presets() -> dict[str, PolicyConfig]:
 
 def check(config: GatewayConfig) -> None:
     """Refuse what each field alone allows but together makes no sense, or is not safe. Raises `ConfigError`."""
-    _check_exposure(config)
-    _check_keys(config)
-    _check_routes(config)
-    for index, network in enumerate(config.trusted_peers):
-        _check_network(network, f"$.trusted_peers[{index}]")
-    if config.upstream.source_address is not None:
-        _check_address(config.upstream.source_address, "$.upstream.source_address")
+    found = [
+        *_exposed(config),
+        *_listening(config),
+        *_bad_keys(config),
+        *_bad_routes(config),
+        *_bad_networks(config),
+    ]
+    if found:
+        raise configfile.joined(found)
 
 
 def notes(config: GatewayConfig) -> list[str]:
@@ -292,29 +303,39 @@ def loopback(host: str) -> bool:
         return False
 
 
-def _check_exposure(config: GatewayConfig) -> None:
+Faults = Iterator[ConfigError]
+
+
+def _exposed(config: GatewayConfig) -> Faults:
     if not loopback(config.listen.host) and not config.auth.clients:
-        raise ConfigError("$.listen.host", "open only on loopback: add `auth.clients`, or listen on 127.0.0.1")
+        yield ConfigError("$.listen.host", "open only on loopback: add `auth.clients`, or listen on 127.0.0.1")
     if not loopback(config.control.host) and not config.auth.admins:
-        raise ConfigError("$.control.host", "open only on loopback: add `auth.admins`, or listen on 127.0.0.1")
+        yield ConfigError("$.control.host", "open only on loopback: add `auth.admins`, or listen on 127.0.0.1")
     if config.redis is not None and config.registries:
-        raise ConfigError("$.registries", "give either `redis` or `registries`, not both")
+        yield ConfigError("$.registries", "give either `redis` or `registries`, not both")
     urls = {f"$.registries.{region}": url for region, url in config.registries.items()}
     if config.redis is not None:
         urls["$.redis"] = config.redis
     for path, url in urls.items():
-        _check_redis(path, url, signed=bool(config.registry.keys))
+        yield from _bad_redis(path, url, signed=bool(config.registry.keys))
 
 
-def _check_redis(path: str, url: str, *, signed: bool) -> None:
+def _bad_redis(path: str, url: str, *, signed: bool) -> Faults:
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ConfigError(path, "not a Redis URL: write redis://HOST:PORT/0, rediss:// or unix://PATH")
-    if not signed and parts.scheme != "unix" and not loopback(parts.hostname or "localhost"):
-        raise ConfigError(path, "unsigned workers only with Redis on loopback: add `registry.keys`")
+        yield ConfigError(path, "not a Redis URL: write redis://HOST:PORT/0, rediss:// or unix://PATH")
+    elif not signed and parts.scheme != "unix" and not loopback(parts.hostname or "localhost"):
+        yield ConfigError(path, "unsigned workers only with Redis on loopback: add `registry.keys`")
 
 
-def _check_keys(config: GatewayConfig) -> None:
+def _listening(config: GatewayConfig) -> Faults:
+    clients, operators = config.listen, config.control
+    same = clients.host == operators.host or not {clients.host, operators.host}.isdisjoint(EVERYWHERE)
+    if clients.port == operators.port != 0 and same:
+        yield ConfigError("$.control.port", f"clients have port {clients.port} already (`listen`): take another, or 0")
+
+
+def _bad_keys(config: GatewayConfig) -> Faults:
     for path, ids in (
         ("$.auth.clients", [key.id for key in config.auth.clients]),
         ("$.auth.admins", [key.id for key in config.auth.admins]),
@@ -322,55 +343,58 @@ def _check_keys(config: GatewayConfig) -> None:
     ):
         for index, name in enumerate(ids):
             if name in ids[:index]:
-                raise ConfigError(f"{path}[{index}].id", "another key has this id: give each its own")
+                yield ConfigError(f"{path}[{index}].id", "another key has this id: give each its own")
     for index, key in enumerate(config.registry.keys):
         try:
             size = len(base64.b64decode(key.public_key, validate=True))
         except (binascii.Error, ValueError):
             size = 0
         if size != 32:
-            raise ConfigError(f"$.registry.keys[{index}].public_key", "not an Ed25519 key: base64 of 32 bytes")
+            yield ConfigError(f"$.registry.keys[{index}].public_key", "not an Ed25519 key: base64 of 32 bytes")
         for place, rule in enumerate(key.addresses):
             try:
                 allowed_address(rule)
             except ValueError as error:
                 fix = "write a CIDR range such as 10.0.0.0/8 or 10.1.2.0/24:9000"
-                raise ConfigError(f"$.registry.keys[{index}].addresses[{place}]", f"{error}: {fix}") from None
+                yield ConfigError(f"$.registry.keys[{index}].addresses[{place}]", f"{error}: {fix}")
 
 
-def _check_routes(config: GatewayConfig) -> None:
+def _bad_routes(config: GatewayConfig) -> Faults:
     if not config.routes:
-        raise ConfigError("$.routes", "no route, so that no request could be served: leave it out for the default")
+        yield ConfigError("$.routes", "no route, so that no request could be served: leave it out for the default")
     shipped = presets()
     for name in config.policies:
         if name in shipped:
-            raise ConfigError(f"$.policies.{name}", "a preset has this name: choose another")
+            yield ConfigError(f"$.policies.{name}", "a preset has this name: choose another")
     known = [*shipped, *config.policies]
     patterns: list[str] = []
     for index, route in enumerate(config.routes):
         path = f"$.routes[{index}]"
         if isinstance(route.policy, str) and route.policy not in known:
-            raise ConfigError(
+            yield ConfigError(
                 f"{path}.policy", f"no policy {route.policy!r}: {configfile.suggest(route.policy, known)}"
             )
         hidden = next((earlier for earlier in patterns if fnmatch.fnmatchcase(route.match.model, earlier)), None)
         if hidden is not None:
-            raise ConfigError(f"{path}.match.model", f"never reached, {hidden!r} above takes it: move it up")
+            yield ConfigError(f"{path}.match.model", f"never reached, {hidden!r} above takes it: move it up")
         patterns.append(route.match.model)
         if route.deadline.probability not in CLASSES:
             classes = ", ".join(map(str, CLASSES))
-            raise ConfigError(f"{path}.deadline.probability", f"not a known class: write one of {classes}")
+            yield ConfigError(f"{path}.deadline.probability", f"not a known class: write one of {classes}")
+        quality = route.quality
+        if 0 < quality.want < quality.min:
+            fix = "raise it, or leave it out"
+            yield ConfigError(f"{path}.quality.want", f"{quality.want:g} is below `min` ({quality.min:g}): {fix}")
 
 
-def _check_network(text: str, path: str) -> None:
-    try:
-        ipaddress.ip_network(text)
-    except ValueError as error:
-        raise ConfigError(path, f"{error}: write a CIDR range such as 10.0.0.0/8") from None
-
-
-def _check_address(text: str, path: str) -> None:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError as error:
-        raise ConfigError(path, str(error)) from None
+def _bad_networks(config: GatewayConfig) -> Faults:
+    for index, network in enumerate(config.trusted_peers):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            yield ConfigError(f"$.trusted_peers[{index}]", f"{error}: write a CIDR range such as 10.0.0.0/8")
+    if config.upstream.source_address is not None:
+        try:
+            ipaddress.ip_address(config.upstream.source_address)
+        except ValueError as error:
+            yield ConfigError("$.upstream.source_address", str(error))

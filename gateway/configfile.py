@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,17 +20,32 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 T = TypeVar("T")
+MAX_MISTAKES = 20
+"""Listed at once; with more than this, a person reads the manual."""
 MAX_BYTES = 4 * 1024 * 1024
 """A configuration larger than this is a mistake, such as a data file's name given for it."""
 
 
 class ConfigError(Exception):
-    """A configuration that is not used. `str()` is the whole text for a person."""
+    """A configuration that is not used. `str()` is the whole text for a person: a line for each mistake found.
 
-    def __init__(self, path: str, problem: str, file: str = "", line: int | None = None) -> None:
+    Its fields are those of the first mistake; `others` are the rest.
+    """
+
+    def __init__(
+        self, path: str, problem: str, file: str = "", line: int | None = None, others: Sequence[ConfigError] = ()
+    ) -> None:
         place = f"{file}:{line}" if file and line else file
-        super().__init__(": ".join(part for part in (place, path, problem) if part))
+        own = ": ".join(part for part in (place, path, problem) if part)
+        super().__init__("\n".join([own, *map(str, others)]))
         self.path, self.problem, self.file, self.line = path, problem, file, line
+        self.others = tuple(others)
+
+
+def joined(errors: Sequence[ConfigError]) -> ConfigError:
+    """Several mistakes, each given alone, as one error. At least one."""
+    first, *rest = errors
+    return ConfigError(first.path, first.problem, first.file, first.line, rest)
 
 
 Spot = Callable[[ConfigError], ConfigError]
@@ -38,7 +53,7 @@ Spot = Callable[[ConfigError], ConfigError]
 
 
 def read(path: Path, shape: type[T]) -> tuple[T, Spot]:
-    """Read a file. Raises `ConfigError`; the second value places errors found later."""
+    """Read a file. Raises `ConfigError`; the second value finds the lines of errors found later."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError("", f"larger than {MAX_BYTES} bytes: is this the right file?", str(path))
@@ -63,12 +78,14 @@ def parse(text: str, file: str, shape: type[T]) -> tuple[T, Spot]:
     data = {} if data is None else data
 
     def place(error: ConfigError) -> ConfigError:
-        return ConfigError(error.path, error.problem, file, _line(text, error.path))
+        each = (ConfigError(error.path, error.problem), *error.others)
+        placed = [ConfigError(one.path, one.problem, file, _line(text, one.path)) for one in each]
+        return joined(sorted(placed, key=lambda one: one.line or 0))
 
     try:
         return msgspec.convert(data, shape), place
-    except msgspec.ValidationError as error:
-        raise place(_explain(error, data, shape)) from None
+    except msgspec.ValidationError:
+        raise place(joined(_mistakes(data, shape))) from None
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -90,6 +107,46 @@ def _yaml() -> YAML:
 _WHERE = re.compile(r"^(?P<problem>.*?)(?: - at `(?P<key>key` in `)?(?P<path>\$.*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
 _INVALID = re.compile(r"Invalid (?:enum )?value (.*)")
+
+
+def _mistakes(data: Any, shape: Any) -> list[ConfigError]:
+    """Every mistake: each is cut out once it was found, and what is left converted again."""
+    found: list[ConfigError] = []
+    cut: set[Steps] = set()
+    while len(found) < MAX_MISTAKES:
+        rest = _without(data, cut)
+        try:
+            msgspec.convert(rest, shape)
+            break
+        except msgspec.ValidationError as error:
+            mistake = _explain(error, rest, shape)
+        steps = _original(_steps(mistake.path), data, cut)
+        if steps in cut:
+            break
+        found.append(ConfigError(_spelled(steps), mistake.problem))
+        cut.add(steps)
+    return found
+
+
+def _without(data: Any, cut: Collection[Steps], at: Steps = ()) -> Any:
+    """A copy that lacks what stands at the paths of `cut`."""
+    if isinstance(data, dict):
+        return {key: _without(value, cut, (*at, key)) for key, value in data.items() if (*at, key) not in cut}
+    if isinstance(data, list):
+        return [_without(value, cut, (*at, i)) for i, value in enumerate(data) if (*at, i) not in cut]
+    return data
+
+
+def _original(steps: Steps, data: Any, cut: Collection[Steps]) -> Steps:
+    """A path in what `_without` left as a path in the whole: an index counts the entries that were cut out, too."""
+    found: Steps = ()
+    for step in steps:
+        there = _value_at(data, found)
+        if isinstance(step, int) and isinstance(there, list):
+            kept = [i for i in range(len(there)) if (*found, i) not in cut]
+            step = kept[step] if step < len(kept) else step
+        found = (*found, step)
+    return found
 
 
 def _explain(error: msgspec.ValidationError, data: Any, shape: Any) -> ConfigError:
@@ -145,14 +202,19 @@ def _fails(data: Any, shape: Any) -> str:
 
 # Paths: `$.routes[0].match` is ("routes", 0, "match").
 
+Steps = tuple[str | int, ...]
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 
-def _steps(path: str) -> list[str | int]:
-    return [int(index) if index else name for name, index in _STEP.findall(path)]
+def _steps(path: str) -> Steps:
+    return tuple(int(index) if index else name for name, index in _STEP.findall(path))
 
 
-def _value_at(data: Any, steps: list[str | int]) -> Any:
+def _spelled(steps: Steps) -> str:
+    return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+
+
+def _value_at(data: Any, steps: Steps) -> Any:
     for step in steps:
         try:
             data = data[step]

@@ -72,7 +72,7 @@ class Reload(Generic[T]):
             config, digest = await asyncio.to_thread(self._read, self._path)
             built = await asyncio.to_thread(self._build, config)
         except ConfigError as error:
-            self._refuse(str(error), error.path)
+            self._refuse(str(error).replace("\n", "; "), error.path)
             return False
         except Exception as error:  # a configuration that breaks us while building is refused as well
             log.exception("configuration fault", extra={"file": self._path})

@@ -5,6 +5,7 @@ import pytest
 
 from gateway.config import (
     ConfigError,
+    Control,
     Deadline,
     GatewayConfig,
     Listen,
@@ -134,6 +135,9 @@ def test_the_presets_shipped():
             "10.1.2.0/24:9000",
         ),
         ("regions:\n  eu: {url: 'https://a', latitude: 91, longitude: 0}\n", 2, "$.regions.eu.latitude", "<= 90"),
+        ("listen: {port: 9000}\ncontrol:\n  port: 9000\n", 3, "$.control.port", "take another"),
+        ("routes:\n- quality: {want: 0.9, min: 0.98}\n", 2, "$.routes[0].quality.want", "below `min` (0.98)"),
+        ("snapshot: ''\n", 1, "$.snapshot", "length >= 1"),
     ],
 )
 def test_mistakes_are_named_by_file_line_path_and_fix(tmp_path, text, line, path, says):
@@ -143,6 +147,23 @@ def test_mistakes_are_named_by_file_line_path_and_fix(tmp_path, text, line, path
     assert str(error).startswith(f"{tmp_path}/gateway.yaml:{line}: {path}: ")
 
 
+def test_every_mistake_is_named_at_once(tmp_path):
+    error = refused(tmp_path, "redis: http://x\nroutes:\n- policy: zzz\n  quality: {want: 0.5, min: 0.9}\n")
+    assert [(one.line, one.path) for one in (error, *error.others)] == [
+        (1, "$.redis"),
+        (3, "$.routes[0].policy"),
+        (4, "$.routes[0].quality.want"),
+    ]
+    assert len(str(error).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("clients", "operators"), [(("127.0.0.1", 0), ("127.0.0.1", 0)), (("127.0.0.1", 9), ("127.0.0.2", 9))]
+)
+def test_ports_that_do_not_meet(clients, operators):
+    check(GatewayConfig(listen=Listen(*clients), control=Control(*operators)))
+
+
 @pytest.mark.parametrize("where", ["clients", "admins"])
 def test_two_keys_with_one_id(tmp_path, where):
     key = f"{{id: a, hash: '{KEY}'}}"
@@ -150,7 +171,7 @@ def test_two_keys_with_one_id(tmp_path, where):
 
 
 def test_off_loopback_with_keys(tmp_path):
-    check(GatewayConfig(listen=Listen("127.9.9.9"), control=Listen("localhost", 1)))
+    check(GatewayConfig(listen=Listen("127.9.9.9"), control=Control("localhost", 1)))
     text = f"listen: {{host: 0.0.0.0}}\nauth: {{clients: [{{id: a, hash: '{KEY}'}}]}}\n"
     assert load(write(tmp_path, text)).listen.host == "0.0.0.0"
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from gateway.configfile import MAX_BYTES, ConfigError, parse, read, suggest
+from gateway.configfile import MAX_BYTES, MAX_MISTAKES, ConfigError, parse, read, suggest
 
 
 class Cat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cat"):
@@ -49,6 +49,39 @@ def test_a_wrong_type_names_file_line_and_path():
 
 def test_a_bound_is_named():
     assert str(wrong("homes: [{floor: -1}]")) == "town.yaml:1: $.homes[0].floor: Expected `int` >= 0"
+
+
+def test_every_mistake_is_listed_in_the_order_of_the_file():
+    error = wrong("""
+homes:
+  - floor: high
+  - street: a
+    size: huge
+    flor: 1
+  - 5
+  - {street: 7}
+named: {x: {floor: -1}}
+zzz: 1
+""")
+    assert str(error).splitlines() == [
+        "town.yaml:3: $.homes[0].floor: Expected `int`, got `str`",
+        "town.yaml:5: $.homes[1].size: Invalid enum value 'huge': known are `large`, `small`",
+        "town.yaml:6: $.homes[1].flor: unknown field: did you mean `floor`?",
+        "town.yaml:7: $.homes[2]: Expected `object`, got `int`",
+        "town.yaml:8: $.homes[3].street: Expected `str`, got `int`",
+        "town.yaml:9: $.named.x.floor: Expected `int` >= 0",
+        "town.yaml:10: $.zzz: unknown field: known are `homes`, `named`, `pet`",
+    ]
+    assert (error.path, error.line, len(error.others)) == ("$.homes[0].floor", 3, 6)
+
+
+def test_a_long_list_of_mistakes_ends():
+    assert len(str(wrong("homes: [" + "5, " * 99 + "5]")).splitlines()) == MAX_MISTAKES
+
+
+def test_a_mistake_that_cannot_be_cut_out_is_told_once():
+    assert str(wrong("named: {a.b: {floor: -1}}")) == "town.yaml:1: $.named.a.b.floor: Expected `int` >= 0"
+    assert str(wrong("[1]")) == "town.yaml:1: $: Expected `object`, got `array`"
 
 
 def test_an_unknown_field_names_the_nearest():
