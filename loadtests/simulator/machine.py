@@ -133,18 +133,15 @@ class Herd:
 
 
 class Line:
-    """What waits: first come first, or the earliest deadline first. Whatever left it otherwise is skipped at its turn.
+    """What waits: first come first, or the earliest deadline first. Whoever left it otherwise is skipped in turn."""
 
-    `waits` says whether a job is still waiting.
-    """
-
-    __slots__ = ("_edf", "_entries", "_heap", "_put")
+    __slots__ = ("_back", "_edf", "_entries", "_heap", "_put")
 
     def __init__(self, queue: Queue) -> None:
         self._edf = queue is Queue.EDF
         self._entries: deque[Job] = deque()
         self._heap: list[tuple[float, int, Job]] = []
-        self._put = 0
+        self._put = self._back = 0
 
     def put(self, job: Job) -> None:
         if self._edf:
@@ -156,7 +153,8 @@ class Line:
     def put_back(self, job: Job) -> None:
         """It was taken too early: it is the next again, deadlines aside."""
         if self._edf:
-            heapq.heappush(self._heap, (job.due, 0, job))
+            self._back -= 1
+            heapq.heappush(self._heap, (job.due, self._back, job))
         else:
             self._entries.appendleft(job)
 

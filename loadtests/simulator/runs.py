@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from loadtests.simulator import contenders, faults
+from loadtests.simulator.batching import Batching
 from loadtests.simulator.contender import Contender, Setting
 from loadtests.simulator.edge import Edge
 from loadtests.simulator.ledger import Ledger
@@ -40,7 +41,7 @@ SAMPLES = 80
 """Points of the queues over time."""
 NOISE_STREAM = 1
 """Beside the seed: the demand uses the bare one."""
-KINDS: dict[Fidelity, type[Worker]] = {Fidelity.QUEUEING: Queueing}
+KINDS: dict[Fidelity, type[Worker]] = {Fidelity.QUEUEING: Queueing, Fidelity.BATCHING: Batching}
 
 
 class Simulation:

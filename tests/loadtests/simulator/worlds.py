@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from loadtests.simulator.call import Call, Job
 from loadtests.simulator.contender import Setting, Shipped, shipped
-from loadtests.simulator.world import Control, Nodes, Place, Profile, RoundTrip, Serving, World
+from loadtests.simulator.machine import Herd
+from loadtests.simulator.serving import Worker
+from loadtests.simulator.timeline import Timeline
+from loadtests.simulator.wan import Way
+from loadtests.simulator.world import Control, Nodes, Place, Profile, RoundTrip, Serving, Wan, World
 from loadtests.sizes import Ranges
 from loadtests.workload import Class, Demand, Planned, Surface
 from policies.balancers.cheapest_in_deadline import CheapestInDeadline
@@ -78,3 +85,62 @@ def house(setting: Setting) -> Shipped:
 
 
 UNARY = Class(name="unary", surface=Surface.CHAT)
+
+
+class Ear:
+    """What an edge is to a worker, without anything behind it: it notes what it hears, at once."""
+
+    def __init__(self, worker: Worker) -> None:
+        trip = RoundTrip(between=("here", "here"), min_ms=0, avg_ms=1e-9)
+        self.ways = {worker.region: Way(trip, Wan(spike_share=0), random.Random(0))}
+        self.heard: list[tuple[str, int, float]] = []
+        self.timeline = worker.timeline
+
+    def began(self, job: Job) -> None:
+        self.heard.append(("began", job.call.number, self.timeline.now))
+
+    def done(self, job: Job) -> None:
+        self.heard.append(("done", job.call.number, self.timeline.now))
+
+    def refused(self, job: Job) -> None:
+        assert job.reason is not None
+        self.heard.append((job.reason.label, job.call.number, self.timeline.now))
+
+    def failed(self, job: Job) -> None:
+        self.heard.append(("failed", job.call.number, self.timeline.now))
+
+    def lost(self, job: Job) -> None:
+        self.heard.append(("lost", job.call.number, self.timeline.now))
+
+
+class Alone:
+    """One worker and what is sent to it."""
+
+    def __init__(self, kind: type[Worker], profile: Profile, serving: Serving | None = None, **fields: Any) -> None:
+        self.timeline = Timeline()
+        nodes = Nodes(**({"name": "n", "region": "east", "profiles": ("p",), "usd_per_hour": 3.6} | fields))
+        serving = serving or Serving(noise=0)
+        herd = Herd(1.0, 0.0)
+        self.worker = kind(self.timeline, "w", nodes, [profile], REGIONS["east"], serving, herd, random.Random(1))
+        self.worker.start()
+        self.ear = Ear(self.worker)
+        endpoint = self.worker.main.endpoint()
+        self._dispatch = SimpleNamespace(node=SimpleNamespace(endpoint=endpoint), at=0.0, attempt=1)
+        self.jobs: list[Job] = []
+
+    def send(self, at: float, prompt: int, output: int = 1, kind: Class = LOOSE, prefix: tuple[int, ...] = ()) -> Job:
+        """Have a request arrive."""
+        number = len(self.jobs)
+        planned = Planned(number, at, kind, prompt, output, 1, 0, "east", prefix=prefix)
+        job = Job(self.ear, Call(planned, 1.0, at), self._dispatch, None, self.worker)
+        self.jobs.append(job)
+        self.timeline.at(at, self.worker.arrive, job)
+        return job
+
+    def run(self, until: float = 1e9) -> list[Job]:
+        self.timeline.run(until)
+        return self.jobs
+
+    @property
+    def heard(self) -> list[tuple[str, int, float]]:
+        return self.ear.heard
