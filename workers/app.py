@@ -42,6 +42,11 @@ LINGER = HEARTBEAT_SECONDS
 clean refusal, which they repeat elsewhere, instead of a reset."""
 
 
+LISTING_TIMEOUT = 10.0
+LISTING_PAUSE = 1.0
+"""Seconds for an engine to list its models, and between two attempts while it is not up yet."""
+
+
 class Stop(NamedTuple):
     """The operator's wish to end: asked once, finish what runs; asked twice, don't."""
 
@@ -161,7 +166,9 @@ async def attach(config: AttachConfig, announce: Announce) -> None:
     async with signals() as stop, aiohttp.ClientSession(auto_decompress=True) as session:
         adapter = attaching.adapter(config.engine)(session, url)
         boot = secrets.token_hex(8)
-        endpoints = await listed(config, adapter)
+        endpoints = await listed(config, adapter, stop)
+        if stop.asked.is_set():
+            return
         worker = record(
             config.placement,
             boot=boot,
@@ -195,17 +202,9 @@ def engine_address(url: str) -> tuple[str, str]:
     return f"http://{host}:{port}", f"{host}:{port}"
 
 
-async def listed(config: AttachConfig, adapter: attaching.Adapter) -> tuple[Endpoint, ...]:
-    """The endpoints as told or, without --model, as the engine lists its models."""
-    pairs = config.models
-    if not pairs:
-        try:
-            async with asyncio.timeout(10):
-                pairs = tuple((name, name) for name in await adapter.models())
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise ConfigError(f"{config.url} does not list its models ({error}): name them with --model") from error
-    if not pairs:
-        raise ConfigError(f"{config.url} lists no models: name them with --model")
+async def listed(config: AttachConfig, adapter: attaching.Adapter, stop: Stop) -> tuple[Endpoint, ...]:
+    """The endpoints as told or, without --model, as the engine lists its models; none when stopped meanwhile."""
+    pairs = config.models or await names(config.url, adapter, stop)
     curve = guessed_curve(config.prefill_tps, config.decode_tps)
     return tuple(
         Endpoint(
@@ -218,3 +217,28 @@ async def listed(config: AttachConfig, adapter: attaching.Adapter) -> tuple[Endp
         )
         for name, served in pairs
     )
+
+
+async def names(url: str, adapter: attaching.Adapter, stop: Stop) -> tuple[tuple[str, str], ...]:
+    """The models an engine lists, waited for while nobody answers: engines take minutes to load theirs."""
+    waiting = False
+    while not stop.asked.is_set():
+        try:
+            async with asyncio.timeout(LISTING_TIMEOUT):
+                found = await adapter.models()
+        except (aiohttp.ClientConnectionError, TimeoutError) as error:
+            if not waiting:
+                log.warning("no engine answers at %s (%s): waiting for it", url, str(error) or "no answer")
+            waiting = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LISTING_PAUSE):
+                    await stop.asked.wait()
+            continue
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise ConfigError(f"{url} does not list its models ({error}): name them with --model") from error
+        if not found:
+            raise ConfigError(f"{url} lists no models: name them with --model")
+        if waiting:
+            log.warning("the engine at %s answers", url)
+        return tuple((name, name) for name in found)
+    return ()

@@ -88,8 +88,9 @@ class Lease:
         while not task.cancelling():
             try:
                 async with asyncio.timeout(BEAT_TIMEOUT):
-                    await self.beat()
-                self._found()
+                    heard = await self.beat()
+                if heard:
+                    self._found()
             except CONNECTION_ERRORS as error:
                 self._lose(error)
             except Exception:
@@ -98,13 +99,17 @@ class Lease:
             if not task.cancelling():
                 await self._pause()
 
-    async def beat(self) -> None:
-        """Renew the lease once; write what is missing from the registry. Raises CONNECTION_ERRORS."""
+    async def beat(self) -> bool:
+        """Renew the lease once; write what is missing from the registry. Raises CONNECTION_ERRORS.
+
+        Whether the registry was spoken to: without a load there is nothing to say.
+        """
         load = self._load()
         if load is None:
-            if self._sent is not None:
-                await self.withdraw()
-            return
+            if self._sent is None:
+                return False
+            await self.withdraw()
+            return True
         known = await self._renew(load) if self.registered.is_set() else False
         if not known:
             await self._register()
@@ -112,6 +117,7 @@ class Lease:
         self._sent = load
         self.registered.set()
         await self._census()
+        return True
 
     async def withdraw(self) -> None:
         """Give the lease up and say so. The id stays in the region's set: only gateways remove ids."""

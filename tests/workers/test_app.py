@@ -14,6 +14,7 @@ from policies import records
 from tests.workers.attach import engine
 from tests.workers.fakes import Echo, text_entry, until
 from workers import app
+from workers.attach.openai import OpenAI
 from workers.catalog import Catalog
 from workers.config import AttachConfig, ConfigError, Placement, ServeConfig
 
@@ -199,12 +200,45 @@ def attach_config(**fields):
 
 
 async def test_an_engine_that_lists_nothing_needs_names():
-    with pytest.raises(ConfigError, match="--model"):
-        await app.attach(attach_config(), print)
+    async with engine.running() as vllm:
+        vllm.models = []
+        with pytest.raises(ConfigError, match="--model"):
+            await app.attach(attach_config(url=vllm.url), print)
+
+
+async def test_an_engine_that_is_not_up_yet_is_waited_for(caplog, monkeypatch):
+    monkeypatch.setattr(app, "LISTING_PAUSE", 0.01)
+
+    class Rising:
+        """An adapter whose engine is up at the third question."""
+
+        asked = 0
+
+        async def models(self):
+            self.asked += 1
+            if self.asked < 3:
+                raise aiohttp.ClientConnectionError("refused")
+            return ["chat"]
+
+    stop = app.Stop(asyncio.Event(), asyncio.Event())
+    assert await app.names("http://e:1", Rising(), stop) == (("chat", "chat"),)
+    assert caplog.text.count("no engine answers at http://e:1 (refused): waiting for it") == 1
+    assert "the engine at http://e:1 answers" in caplog.text
+
+
+async def test_waiting_for_an_engine_ends_when_told_to_stop():
+    stop = app.Stop(asyncio.Event(), asyncio.Event())
+    async with aiohttp.ClientSession() as session:
+        waiting = asyncio.ensure_future(app.names("http://e:1", OpenAI(session, "http://127.0.0.1:1"), stop))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        stop.asked.set()
+        assert await asyncio.wait_for(waiting, 3) == ()
 
 
 async def test_endpoints_are_as_told():
-    (endpoint,) = await app.listed(attach_config(models=(("chat", "org/Chat"),), variant="bf16", quality=0.9), None)
+    told = attach_config(models=(("chat", "org/Chat"),), variant="bf16", quality=0.9)
+    (endpoint,) = await app.listed(told, None, None)
     assert (endpoint.model, endpoint.served_name, endpoint.variant, endpoint.quality) == (
         "chat",
         "org/Chat",

@@ -135,6 +135,23 @@ async def test_redis_killed_and_back_costs_nothing_but_time(redis_server, caplog
     assert caplog.text.count("registry unreachable") == 1
 
 
+async def test_a_registry_nobody_spoke_to_is_not_said_to_be_back(redis_server, caplog):
+    figures = Figures(waiting=0)
+    async with holding(redis_server.url, figures) as lease:
+        await asyncio.wait_for(lease.registered.wait(), 2)
+        redis_server.stop()
+        await until(lambda: lease.failures >= 1)
+        figures.fields = {"sick": True}
+        await until(lambda: not lease.registered.is_set())
+        assert await lease.beat() is False  # nothing to say
+        assert "reachable again" not in caplog.text
+        figures.fields = {"waiting": 0}
+        redis_server.start()
+        await until(lambda: "registry reachable again" in caplog.text)
+        with redis_server.client() as client:
+            assert None not in stored(client)
+
+
 async def test_a_frozen_redis_holds_nothing_up(redis_server):
     async with holding(redis_server.url, Figures(waiting=0)) as lease:
         await asyncio.wait_for(lease.registered.wait(), 2)

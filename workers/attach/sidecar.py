@@ -36,6 +36,8 @@ class Sidecar:
         self._interval = interval
         self._failures = SICK_AFTER
         """In a row. Starts as sick: nothing is registered before the engine has answered."""
+        self._sick = False
+        """Whether that was said."""
         self._reading: Reading = UNKNOWN
         self._seq = 0
 
@@ -64,24 +66,27 @@ class Sidecar:
 
     async def ask(self) -> None:
         """One round: health first, load only of a healthy engine."""
-        healthy = await self._healthy()
-        if healthy:
+        ill = await self._ill()
+        if not ill:
             self._reading = await self._load()
-        before = self._failures
-        self._failures = 0 if healthy else before + 1
-        if healthy and before >= SICK_AFTER:
-            log.info("engine is healthy")
-        elif self._failures == SICK_AFTER:
-            log.warning("engine is sick: giving up its lease until it is well")
+        self._failures = self._failures + 1 if ill else 0
+        if self._failures >= SICK_AFTER and not self._sick:
+            log.warning("engine is sick (%s): not registered until it is well, asking on", ill)
+            self._sick = True
+        elif not ill and self._sick:
+            log.warning("engine is well: registering it")
+            self._sick = False
         self.changed.set()
 
-    async def _healthy(self) -> bool:
+    async def _ill(self) -> str:
+        """Why the engine cannot be used; empty when it is well."""
         try:
             async with asyncio.timeout(ASK_TIMEOUT):
-                return await self._adapter.healthy()
+                return "" if await self._adapter.healthy() else f"{self._adapter.health_path} says so"
+        except TimeoutError:
+            return f"no answer in {ASK_TIMEOUT:g} s"
         except UNREACHABLE as error:
-            log.debug("health check failed: %r", error)
-            return False
+            return str(error) or type(error).__name__
 
     async def _load(self) -> Reading:
         """Unknown rather than old: gateways then fall back on their own counts."""

@@ -63,7 +63,25 @@ async def test_one_failed_check_is_forgiven_and_the_second_is_not(caplog):
         told.well, told.fault = True, None
         await sidecar.ask()
         assert sidecar.load() is not None
-    assert "engine is sick" in caplog.text
+    assert caplog.text.count("engine is sick") == caplog.text.count("engine is well") == 3
+    assert "engine is sick (gone)" in caplog.text
+
+
+async def test_an_engine_dead_from_the_start_is_said_once_and_so_is_its_rise(caplog):
+    told = Told()
+    told.fault = aiohttp.ClientError("refused")
+    sidecar = Sidecar(told, "w", "b")
+    for _ in range(5):
+        await sidecar.ask()
+    assert caplog.text.count("engine is sick (refused): not registered until it is well") == 1
+    told.fault = None
+    await sidecar.ask()
+    assert caplog.text.count("engine is well: registering it") == 1
+
+
+async def test_an_engine_well_from_the_start_needs_no_word(caplog):
+    await Sidecar(Told(), "w", "b").ask()
+    assert caplog.text == ""
 
 
 async def test_a_load_that_cannot_be_read_is_unknown_and_the_engine_stays():
