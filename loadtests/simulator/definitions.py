@@ -1,10 +1,12 @@
 """Worlds from YAML: one file, what it extends, what is overridden, and the cases it spans.
 
     extends: headline.yaml      merged under this file: mappings key by key, lists and values replaced, `null` removes
-    vary: {load: [0.5, 0.7]}    every combination of the values of these dotted paths; `*` stands for all entries
+    vary: {load: [0.5, 0.7]}    every combination of the values of these dotted paths
     cases: {one: {...}}         named sets of keys, each merged over the world in turn; with `vary`, every combination
+    set: {load: 0.7}            values of dotted paths, put in last
 
-A file beside the one that names it, or one that ships (`headline`). Whatever is wrong is said with file and field.
+In a dotted path `*` stands for all entries of a list, a name for those of that name. What is extended lies beside the
+file that names it, or ships (`headline`). Whatever is wrong is said with file and field.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ import msgspec
 from ruamel.yaml import YAML, YAMLError
 
 from loadtests.simulator.servable import check
+from loadtests.simulator.tables import Tables
 from loadtests.simulator.world import World, WorldError
 
 Label = float | str | int | bool
+NO_TABLES = Tables()
 
 
 class Case(NamedTuple):
@@ -40,29 +44,36 @@ class Definition(NamedTuple):
     cases: tuple[Case, ...]
 
 
-def read(source: str | Path, overrides: Mapping[str, Any] | None = None, base: str | Path | None = None) -> Definition:
+def read(
+    source: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    base: str | Path | None = None,
+    tables: Tables = NO_TABLES,
+) -> Definition:
     """A scenario by path or shipped name.
 
     `overrides` are dotted paths and their values; a list of values varies them where one is due. `base` is a world to
-    lay the scenario's own lines on, in place of the one that it extends.
+    lay the scenario's own lines on, in place of the one that it extends. Raises FileError.
     """
     path = find(source)
     raw = _layers(path, None if base is None else find(base), ())
-    vary, cases = raw.pop("vary", None) or {}, raw.pop("cases", None) or {}
-    for name, value in (("vary", vary), ("cases", cases)):
-        if not isinstance(value, dict) or not all(isinstance(each, list | dict) for each in value.values()):
-            raise WorldError(f"{path}: {name}: a mapping was expected, of lists (vary) or of mappings (cases)")
-    fixed = dict(overrides or {})
-    vary = {dotted: values for dotted, values in vary.items() if dotted not in fixed}
-    vary |= {dotted: fixed.pop(dotted) for dotted in [*fixed] if dotted in VARIED and isinstance(fixed[dotted], list)}
+    vary, cases, fixed = (raw.pop(name, None) or {} for name in ("vary", "cases", "set"))
+    for name, part, each in (("vary", vary, list), ("cases", cases, dict), ("set", fixed, object)):
+        if not isinstance(part, dict) or not all(isinstance(value, each) for value in part.values()):
+            raise WorldError(f"{path}: {name}: a mapping was expected, of {_EXPECTED[name]}")
+    asked = dict(overrides or {})
+    vary = {dotted: values for dotted, values in vary.items() if dotted not in asked}
+    vary |= {dotted: asked.pop(dotted) for dotted in [*asked] if dotted in VARIED and isinstance(asked[dotted], list)}
     made = []
-    for label, tree in _spanned(path, raw, vary, cases):
-        for dotted, value in fixed.items():
+    for label, tree in _spanned(path, raw, vary, cases, fixed):
+        for dotted, value in asked.items():
             put(path, tree, dotted, value)
-        made.append(Case(label, _world(path, tree)))
+        made.append(Case(label, _world(path, tree, tables)))
     return Definition(made[0].world.name, made[0].world.about, tuple(made))
 
 
+_EXPECTED = {"vary": "lists of values", "cases": "mappings of keys", "set": "dotted paths to values"}
 VARIED = frozenset({"load", "control.heartbeat_s", "serving.queue"})
 """Fields of one value of which a caller may give several."""
 
@@ -79,7 +90,8 @@ def find(source: str | Path, near: Path | None = None) -> Path:
     name = str(source)
     places = [near.parent / name] if near is not None else []
     places.append(Path(name))
-    places += [Path(str(resources.files("loadtests") / "scenarios" / file)) for file in (name, f"{name}.yaml")]
+    ours = Path(str(resources.files("loadtests") / "scenarios"))
+    places += [ours / name, ours / f"{name}.yaml", *ours.glob(f"s[0-9][0-9]_{name}.yaml")]
     for place in places:
         if place.is_file():
             return place
@@ -123,7 +135,11 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _spanned(
-    path: Path, raw: dict[str, Any], vary: Mapping[str, list[Any]], cases: Mapping[str, dict[str, Any]]
+    path: Path,
+    raw: dict[str, Any],
+    vary: Mapping[str, list[Any]],
+    cases: Mapping[str, dict[str, Any]],
+    fixed: Mapping[str, Any],
 ) -> Iterator[tuple[dict[str, Label], dict[str, Any]]]:
     """Every case's label and tree."""
     for dotted, values in vary.items():
@@ -132,22 +148,21 @@ def _spanned(
     for name, keys in (cases or {"": {}}).items():
         for chosen in itertools.product(*vary.values()):
             tree = deepcopy(merged(raw, keys))
-            for dotted, value in zip(vary, chosen, strict=True):
+            varied = dict(zip(vary, chosen, strict=True))
+            for dotted, value in (fixed | tree.pop("set", {}) | varied).items():
                 put(path, tree, dotted, value)
-            yield ({"case": str(name)} if name else {}) | dict(zip(vary, chosen, strict=True)), tree
+            yield ({"case": str(name)} if name else {}) | varied, tree
 
 
 def put(path: Path, tree: Any, dotted: str, value: Any) -> None:
-    """Set what a dotted path names; `*` names every entry of a list or mapping, a number one of a list."""
+    """Set what a dotted path names: keys of mappings, and entries of lists by number, by name, or all by `*`."""
     head, _, rest = dotted.partition(".")
-    if isinstance(tree, list):
-        keys: list[Any] = list(range(len(tree))) if head == "*" else [int(head)] if head.isdecimal() else []
-        if any(key >= len(tree) for key in keys):
-            keys = []
-    elif isinstance(tree, dict):
+    keys: list[Any] = []
+    if isinstance(tree, dict):
         keys = list(tree) if head == "*" else [head]
-    else:
-        keys = []
+    elif isinstance(tree, list):
+        named = [isinstance(entry, dict) and entry.get("name") == head for entry in tree]
+        keys = [i for i in range(len(tree)) if head in ("*", str(i)) or named[i]]
     if not keys:
         raise WorldError(f"{path}: {dotted}: there is no {head!r} to set")
     for key in keys:
@@ -159,13 +174,31 @@ def put(path: Path, tree: Any, dotted: str, value: Any) -> None:
             put(path, tree[key], rest, value)
 
 
-def _world(path: Path, tree: dict[str, Any]) -> World:
+def _world(path: Path, tree: dict[str, Any], tables: Tables) -> World:
     tree.setdefault("name", path.stem)
     try:
         world = msgspec.convert(tree, World)
     except msgspec.ValidationError as error:
         raise WorldError(f"{path}: {error}") from error
+    world = tables.apply(world)
     fault = check(world)
     if fault is not None:
         raise WorldError(f"{path}: {fault}")
-    return world
+    return carbon_priced(world)
+
+
+def carbon_priced(world: World) -> World:
+    """The world with its price of carbon in what an hour of its nodes costs. Boards alone: no host, no cooling."""
+    usd_per_gram = world.carbon_usd_per_tonne / 1e6
+    nodes = tuple(
+        msgspec.structs.replace(
+            group,
+            usd_per_hour=group.usd_per_hour
+            + world.profiles[group.profiles[0]].power_watts
+            / 1e3
+            * world.regions[group.region].carbon_g_per_kwh
+            * usd_per_gram,
+        )
+        for group in world.nodes
+    )
+    return msgspec.structs.replace(world, nodes=nodes) if usd_per_gram else world

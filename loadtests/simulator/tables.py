@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Collection, Mapping
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -83,18 +84,24 @@ def carbon(path: Path) -> dict[str, float]:
     return {row.text(region): row.number(grams, least=0) for row in chain((first,), rows)}
 
 
-def applied(world: World, *, rtt: Path | None = None, price: Path | None = None, grid: Path | None = None) -> World:
-    """The world with the figures of these tables in place of its own. A region or accelerator they lack is named."""
-    if rtt is not None:
-        world = msgspec.structs.replace(world, round_trips=round_trips(rtt, world.regions))
-    if price is not None:
-        table = prices(price)
-        world = msgspec.structs.replace(
-            world, nodes=tuple(_priced(nodes, world, table, price) for nodes in world.nodes)
-        )
-    if grid is not None:
-        world = msgspec.structs.replace(world, regions=_gridded(world.regions, carbon(grid), grid))
-    return world
+class Tables(NamedTuple):
+    """Files whose figures take the place of a world's own."""
+
+    round_trips: Path | None = None
+    prices: Path | None = None
+    carbon: Path | None = None
+
+    def apply(self, world: World) -> World:
+        """The world with these figures. Raises FileError for a region or accelerator that a table lacks."""
+        if self.round_trips is not None:
+            world = msgspec.structs.replace(world, round_trips=round_trips(self.round_trips, world.regions))
+        if self.prices is not None:
+            table = prices(self.prices)
+            priced = tuple(_priced(nodes, world, table, self.prices) for nodes in world.nodes)
+            world = msgspec.structs.replace(world, nodes=priced)
+        if self.carbon is not None:
+            world = msgspec.structs.replace(world, regions=_gridded(world.regions, carbon(self.carbon), self.carbon))
+        return world
 
 
 def _priced(nodes: Nodes, world: World, table: Mapping[tuple[str, str], float], path: Path) -> Nodes:

@@ -214,6 +214,8 @@ class World(_Part, frozen=True, kw_only=True):
     serving: Serving = Serving()
     control: Control = Control()
     demand: Demand
+    carbon_usd_per_tonne: NotNegative = 0.0
+    """Of CO2 at full power; definitions.py adds it to what the nodes' hours cost, so every policy sees it."""
     load: Positive = 0.7
     """Offered rate as a share of load 1.0."""
     full_rate: Positive | None = None
