@@ -47,12 +47,13 @@ def test_prefill_shares_the_iteration_with_those_decoding():
 
 def test_the_batch_slows_everybody_by_what_it_adds():
     worker = alone()
-    jobs = [worker.send(0.0, 25, 101) for _ in range(4)]
+    worker.send(0.0, 1, 1)
+    jobs = [worker.send(0.001, 25, 101) for _ in range(4)]  # let in together, after the iteration of the first
     worker.run()
-    assert [job.first for job in jobs] == [pytest.approx(A + 100 * C)] * 4
-    assert {round(at, 9) for what, _, at in worker.heard if what == "done"} == {
-        round(A + 100 * C + 100 * (A + 4 * B), 9)
-    }
+    began = A + C + A + 100 * C
+    assert [job.first for job in jobs] == [pytest.approx(began)] * 4
+    done = [at for what, number, at in worker.heard if what == "done" and number]
+    assert done == [pytest.approx(began + 100 * (A + 4 * B))] * 4
 
 
 def test_who_comes_in_between_is_let_in_after_the_iteration_under_way():
