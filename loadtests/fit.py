@@ -122,7 +122,9 @@ def _judged(trace: Trace, shape: Fit) -> Reuse:
 
 
 def spearman(a: Ints, b: Ints) -> float:
-    """Rank correlation, ties by their mean rank."""
+    """Rank correlation, ties by their mean rank; 0 where one of the two does not vary."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
     return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
 
 

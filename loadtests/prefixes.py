@@ -69,7 +69,7 @@ def talk(shape: Fit, times: Moments, prompt_tokens: Ints, rng: np.random.Generat
     for number, parent in enumerate(parents):
         if parent >= 0:
             # The parent's last block is part full: with what follows it becomes another one.
-            old = prefixes[parent][:-1]
+            old = prefixes[parent][: max(len(prefixes[parent]) - 1, len(preamble))]
             blocks = max(1, len(old) + grown[number])
             tokens[number] = blocks * BLOCK_TOKENS - tokens[number] % BLOCK_TOKENS
             roots[number] = roots[parent]

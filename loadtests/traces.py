@@ -94,10 +94,14 @@ class Trace(NamedTuple):
                 raise FileError(f"{self.path}:{record.line}: {field}: no such {field} {name!r}; there are {there_are}")
 
 
-@functools.lru_cache(maxsize=4)
 def load(path: str) -> Trace:
     """A trace, read once: it is asked for by every run."""
     where = Path(path)
+    return _load(where, where.stat().st_mtime_ns if where.is_file() else 0)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(where: Path, written: int) -> Trace:
     rows = read(where)
     form, first = peek(where, rows, tuple(FORMS))
     record = FORMS[form]
@@ -108,7 +112,7 @@ def load(path: str) -> Trace:
         at = np.array([each.at for each in records], np.float64)
         at -= at[0]
         if at[-1] <= 0:
-            raise FileError(f"{path}: all requests have the same time, a trace needs two that differ")
+            raise FileError(f"{where}: all requests have the same time, a trace needs two that differ")
     sizes = np.array([(each.prompt_tokens, each.output_tokens) for each in records])
     blocks = 1 + max((max(each.prefix, default=0) for each in records), default=0)
     return Trace(where, records, at, sizes[:, 0], sizes[:, 1], blocks)
