@@ -12,11 +12,12 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 from loadtests.simulator.charts import GREY, Figure, short
-from loadtests.simulator.statistics import Comparison
+from loadtests.simulator.statistics import Comparison, percent
 from loadtests.simulator.world import World
 
 Point = tuple[float, float]
@@ -33,6 +34,10 @@ STEPS: Final = 14
 WIDTHS: Final = ((0.004, 1.0), (0.01, 2.0), (0.02, 3.5), (0.04, 5.5), (0.08, 8.0))
 """Share of all that was answered from which a flow is so many pixels wide."""
 ASKED, SERVED = "#3f8fd2", "#e4572e"
+CLOSE: Final = 12.0
+"""Degrees between regions whose names and discs would cover each other."""
+WIDTH: Final = 1090.0
+"""Pixels of the map on a page as wide as it gets."""
 SPOT: Final = 64.0
 """Pixels across of a region that asks for, or serves, everything."""
 
@@ -63,11 +68,28 @@ def decode(topology: Mapping[str, Any]) -> list[list[Point]]:
         for step_x, step_y in arc:
             x, y = x + step_x, y + step_y
             arcs[-1].append((x * sx + dx, y * sy + dy))
-    return [
+    rings = [
         [point for index in polygon[0] for point in (arcs[index] if index >= 0 else arcs[~index][::-1])]
         for geometry in topology["objects"]["land"]["geometries"]
         for polygon in geometry["arcs"]
     ]
+    return [half for ring in rings for half in halves(ring)]
+
+
+def halves(ring: Sequence[Point]) -> list[list[Point]]:
+    """A ring that crosses the date line, as two that end there."""
+    whole, turn = [ring[0]], 0
+    for (before, _), (x, y) in pairwise(ring):
+        turn += 360 * (x - before < -180) - 360 * (x - before > 180)
+        whole.append((x + turn, y))
+    made = []
+    for shift in (-360, 0, 360):
+        inside = [(max(-180.0, min(180.0, x + shift)), y) for x, y in whole]
+        if min(x for x, _ in inside) < max(x for x, _ in inside):
+            # Of what lies beyond the line only its ends are left.
+            around = zip([inside[-1], *inside], inside, [*inside[1:], inside[0]], strict=False)
+            made.append([(x, y) for (w, _), (x, y), (z, _) in around if not (abs(x) == 180 and w == x == z)])
+    return made
 
 
 def area(ring: Sequence[Point]) -> float:
@@ -77,7 +99,7 @@ def area(ring: Sequence[Point]) -> float:
 
 def background() -> list[dict[str, Any]]:
     """Land and a graticule: the same under every map, so a page carries it once. Colours are the page's."""
-    outlines = [[project(x, max(SOUTH, min(NORTH, y))) for x, y in ring] for ring in land()]
+    outlines = [[project(x, y) for x, y in ring] for ring in land()]
     meridians = [[project(x, y) for y in range(int(SOUTH), int(NORTH) + 1, 2)] for x in range(-180, 181, 30)]
     parallels = [[project(x, y) for x in range(-180, 181, 4)] for y in range(-30, 61, 30)]
     base = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showlegend": False}
@@ -109,7 +131,7 @@ def flows(comparison: Comparison, policy: str, world: World) -> Figure:
                 width = max(pixels for least, pixels in WIDTHS if count / total >= least)
                 arcs.setdefault(width, []).append(curve(at[origin], at[worker]))
                 middles.append(arcs[width][-1][STEPS // 2])
-                words.append(f"{origin} → {worker}: {count / total:.1%} of all")
+                words.append(f"{origin} → {worker}: {percent(count / total)} of all")
     data: list[dict[str, Any]] = [
         {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showlegend": False, **_paths(paths),
          "line": {"width": width, "color": "rgba(228,160,50,0.55)"}}
@@ -121,23 +143,62 @@ def flows(comparison: Comparison, policy: str, world: World) -> Figure:
          "hovertemplate": "%{text}<extra></extra>", "marker": {"size": 7, "color": "rgba(228,160,50,0.9)"},
          "name": "served elsewhere"}
     )  # fmt: skip
+    data += _regions(counts, at, total)
+    abroad = sum(count for origin, row in counts.items() for worker, count in row.items() if origin != worker)
+    close = crowd({name: (place.longitude, place.latitude) for name, place in world.regions.items()})
+    used = {*counts, *(worker for row in counts.values() for worker in row)}
+    alone = {name: at[name] for name in at if name in used and name not in close}
+    layout = {
+        "title": {"text": f"{policy}: {percent(abroad / total, 0)} of what was answered was served in another region"},
+        "annotations": labels(alone),
+        "xaxis": {"visible": False, "range": [-2.55, 2.62], "constrain": "domain"},
+        "yaxis": {"visible": False, "range": [project(0, SOUTH)[1], project(0, NORTH)[1]], "scaleanchor": "x"},
+        "height": 600, "margin": {"l": 0, "r": 0, "t": 70, "b": 10}, "dragmode": "pan",
+    }  # fmt: skip
+    if close:
+        _inset(layout, {name: at[name] for name in close})
+    return {"data": data, "layout": layout}
+
+
+def _regions(counts: Mapping[str, Mapping[str, int]], at: Mapping[str, Point], total: int) -> list[dict[str, Any]]:
     asked = {name: sum(counts.get(name, {}).values()) / total for name in at}
     served = {name: sum(row.get(name, 0) for row in counts.values()) / total for name in at}
-    hover = [f"<b>{name}</b><br>asked {asked[name]:.1%}, served {served[name]:.1%}" for name in at]
-    data.append(_spots(at, served, hover, "served", {"color": SERVED, "opacity": 0.75}))
+    hover = [f"<b>{name}</b><br>asked {percent(asked[name])}, served {percent(served[name])}" for name in at]
     ring = {"symbol": "circle-open", "color": ASKED, "line": {"width": 2}}
-    data.append(_spots(at, asked, hover, "asked", ring))
-    abroad = sum(count for origin, row in counts.items() for worker, count in row.items() if origin != worker)
-    return {
-        "data": data,
-        "layout": {
-            "title": {"text": f"{policy}: {abroad / total:.0%} of what was answered was served in another region"},
-            "annotations": labels({name: at[name] for name in at if asked[name] or served[name]}),
-            "xaxis": {"visible": False, "range": [-2.55, 2.62], "constrain": "domain"},
-            "yaxis": {"visible": False, "range": [project(0, SOUTH)[1], project(0, NORTH)[1]], "scaleanchor": "x"},
-            "height": 560, "margin": {"l": 0, "r": 0, "t": 60, "b": 10}, "dragmode": "pan",
-        },
-    }  # fmt: skip
+    return [
+        _spots(at, served, hover, "served there", {"color": SERVED, "opacity": 0.75}),
+        _spots(at, asked, hover, "asked there", ring),
+    ]
+
+
+def crowd(at: Mapping[str, Point]) -> list[str]:
+    """The most regions around one that are too close to each other for a map of the world, if three or more."""
+    groups = [
+        [other for other, (u, v) in at.items() if math.hypot((u - x) * math.cos(math.radians(y)), v - y) < CLOSE]
+        for x, y in at.values()
+    ]
+    largest = max(groups, key=len, default=[])
+    return largest if len(largest) >= 3 else []
+
+
+def _inset(layout: dict[str, Any], at: Mapping[str, Point]) -> None:
+    """A second map in the empty Pacific, of those who stand close together; page.js repeats all traces in it."""
+    xs, ys = [x for x, _ in at.values()], [y for _, y in at.values()]
+    middle, half = (min(xs) + max(xs)) / 2, max((max(xs) - min(xs)) / 2 + 0.1, ((max(ys) - min(ys)) / 2 + 0.06) * 1.2)
+    height = (min(ys) + max(ys)) / 2
+    frame = {"showgrid": False, "zeroline": False, "showticklabels": False, "showline": True, "mirror": True}
+    layout["xaxis2"] = {**frame, "range": [middle - half, middle + half], "domain": [0.0, 0.25], "anchor": "y2"}
+    layout["yaxis2"] = {
+        **frame,
+        "range": [height - half / 1.2, height + half / 1.2],
+        "domain": [0.0, 0.42],
+        "anchor": "x2",
+    }
+    layout["annotations"] += [{**name, "xref": "x2", "yref": "y2"} for name in labels(at, 0.25 * WIDTH / (2 * half))]
+    layout["annotations"].append(
+        {"text": "closer", "xref": "x2 domain", "yref": "y2 domain", "x": 0.03, "y": 0.98, "showarrow": False,
+         "font": {"color": GREY}}
+    )  # fmt: skip
 
 
 def _spots(
@@ -175,9 +236,11 @@ def curve(start: Point, end: Point) -> list[Point]:
     ]
 
 
-def labels(at: Mapping[str, Point]) -> list[dict[str, Any]]:
-    """A name at every region, with a thin line to it, where it covers no other name and no other region."""
-    pixels = 210.0  # of one map unit on a page 1,090 pixels wide; names keep clear of each other at least there
+def labels(at: Mapping[str, Point], pixels: float = 210.0) -> list[dict[str, Any]]:
+    """A name at every region, with a thin line to it, where it covers no other name and no other region.
+
+    `pixels` make one map unit on a page of `WIDTH`: names keep clear of each other at least there.
+    """
     taken: list[tuple[float, float, float, float]] = [
         (x * pixels - 9, -y * pixels - 9, x * pixels + 9, -y * pixels + 9) for x, y in at.values()
     ]
@@ -202,12 +265,12 @@ WAYS: Final = ((1, 0), (-1, 0), (0, -1), (0, 1), (0.7, -0.7), (-0.7, -0.7), (0.7
 """Where a name may stand from its region, the best first; y grows downwards."""
 
 
-def matrix(comparison: Comparison, policy: str) -> Figure:
+def matrix(comparison: Comparison, policy: str, world: World) -> Figure:
     """Of what each region asked: the share that each region served."""
     counts = answered(comparison, policy)
-    origins = list(counts)
-    workers = sorted({worker for row in counts.values() for worker in row}, key=lambda w: (w not in counts, w))
-    workers = [name for name in origins if name in workers] + [name for name in workers if name not in counts]
+    origins = [name for name in world.regions if name in counts]
+    serving = {worker for row in counts.values() for worker in row}
+    workers = [name for name in world.regions if name in serving]
     rows = [[100 * counts[o].get(w, 0) / (sum(counts[o].values()) or 1) for w in workers] for o in origins]
     return {
         "data": [{

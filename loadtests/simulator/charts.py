@@ -52,7 +52,7 @@ ATTAINMENT: Final = [
     [1, "#2b8a57"],
 ]
 """Bends where deadlines are met: 90 and 99 % must not look alike."""
-DEPTH: Final = [[0, "rgba(63,143,210,0.04)"], [0.35, "#3f8fd2"], [0.7, "#e4a12e"], [1, "#c0392b"]]
+DEPTH: Final = [[0, "rgba(90,160,216,0.04)"], [0.33, "#5aa0d8"], [0.67, "#b07cc6"], [1, "#c9364f"]]
 """Of a queue, by the logarithm of what waits."""
 BINS: Final = 10
 """Of the reliability diagram, as the ledger makes them."""
@@ -111,8 +111,14 @@ def plane(comparison: Comparison, colours: Mapping[str, str]) -> Figure:
         )  # fmt: skip
     costs = [trace["x"][0] for trace in data[1:]]
     if comparison.limit is not None:
-        data.append(_limit_mark(comparison))
-        costs.append(comparison.limit.cost_per_1k)
+        limit = comparison.limit
+        data.append(_limit_mark("fluid bound", "star", "top center", limit.attainment, limit.cost_per_1k))
+        data.append(
+            _limit_mark(
+                "fluid, steady", "star-open", "bottom center", limit.steady_attainment, limit.steady_cost_per_1k
+            )
+        )
+        costs += [limit.cost_per_1k, limit.steady_cost_per_1k]
     axis: dict[str, Any] = {"title": {"text": "US dollars per 1,000 requests in deadline"}, "tickprefix": "$"}
     if costs and max(costs) > 4 * min(costs) > 0:
         axis |= {"type": "log", "dtick": "D2"}
@@ -128,14 +134,12 @@ def _front_line(comparison: Comparison, best: Sequence[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _limit_mark(comparison: Comparison) -> dict[str, Any]:
-    assert comparison.limit is not None
+def _limit_mark(name: str, symbol: str, where: str, met: float, cost: float) -> dict[str, Any]:
     return {
-        "type": "scatter", "mode": "markers+text", "name": "fluid bound", "text": ["fluid bound"],
-        "x": [short(comparison.limit.cost_per_1k)], "y": [short(comparison.limit.attainment * 100)],
-        "textposition": "bottom right", "textfont": {"color": GREY},
-        "marker": {"color": GREY, "size": 14, "symbol": "star"},
-        "hovertemplate": "<b>fluid bound</b>: nobody can be above or left of it<br>%{y} % at $%{x}<extra></extra>",
+        "type": "scatter", "mode": "markers+text", "name": name, "text": [name],
+        "x": [short(cost)], "y": [short(met * 100)], "textposition": where, "textfont": {"color": GREY},
+        "marker": {"color": GREY, "size": 14, "symbol": symbol},
+        "hovertemplate": f"<b>{name}</b><br>%{{y}} % at $%{{x}}<extra></extra>",
     }  # fmt: skip
 
 
@@ -165,14 +169,16 @@ def sweep(comparisons: Sequence[Comparison], figure: str, colours: Mapping[str, 
     rows = math.ceil(len(panels) / columns)
     layout: dict[str, Any] = {
         "grid": {"rows": rows, "columns": columns, "pattern": "independent", "xgap": 0.12, "ygap": 0.28},
-        "height": 120 + 260 * rows, "annotations": [],
+        "height": 130 + 260 * rows, "annotations": [],
     }  # fmt: skip
     data = []
     percent = figure == "attainment"
     for number, (name, members) in enumerate(panels.items(), start=1):
         tag = "" if number == 1 else str(number)
         layout[f"xaxis{tag}"] = {"title": {"text": in_words(along, "").strip()}, "tickvals": _ticks(members, along)}
-        layout[f"yaxis{tag}"] = {"ticksuffix": " %"} if percent else {"tickprefix": "$", "rangemode": "tozero"}
+        layout[f"yaxis{tag}"] = (
+            {"ticksuffix": " %", "matches": "y"} if percent else {"tickprefix": "$", "rangemode": "tozero"}
+        )
         layout["annotations"].append(
             {"text": f"<b>{name}</b>", "xref": f"x{tag} domain", "yref": f"y{tag} domain", "x": 0, "y": 1.12,
              "xanchor": "left", "showarrow": False}
@@ -255,6 +261,11 @@ def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, share - centre + half), max(0.0, centre + half - share)
 
 
+def _middle(one: Bin) -> float:
+    """Of a bin, in percent."""
+    return 100 * (min(BINS - 1, int(one.predicted * BINS)) + 0.5) / BINS
+
+
 def reliability(comparison: Comparison, policy: str, colours: Mapping[str, str]) -> Figure:
     """How often a deadline was met against how often that was predicted, and how many requests each bin holds."""
     bins = pooled(one for run in comparison.runs[policy] for one in run.detail.reliability)
@@ -272,7 +283,8 @@ def reliability(comparison: Comparison, policy: str, colours: Mapping[str, str])
                          "arrayminus": [short(down * 100) for down, _ in spread], "thickness": 1.2},
              "line": {"color": colours[policy]}, "marker": {"size": 8},
              "hovertemplate": "predicted %{x:.1f} %, met %{y:.1f} %<br>%{customdata:,} requests<extra></extra>"},
-            {"type": "bar", "x": x, "y": counts, "yaxis": "y2", "name": "requests", "showlegend": False,
+            {"type": "bar", "x": [_middle(one) for one in bins], "y": counts, "yaxis": "y2", "name": "requests",
+             "showlegend": False,
              "marker": {"color": colours[policy], "opacity": 0.55}, "width": 80 / BINS,
              "hovertemplate": "%{y:,} requests<extra></extra>"},
         ],

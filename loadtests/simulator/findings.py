@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from loadtests.simulator.charts import real
 from loadtests.simulator.result import Interval
-from loadtests.simulator.statistics import OURS, Comparison, plus_minus, ranked
+from loadtests.simulator.statistics import OURS, Comparison, percent, plus_minus, ranked
 from loadtests.simulator.world import World
 
 
@@ -33,7 +33,7 @@ def verdict(comparison: Comparison) -> list[str]:
         best = rivals[0]
         met = plus_minus(comparison.interval(best, "attainment"), 1, 100)
         sentences.append(
-            f"Of the policies a gateway can run, {called(best)} kept most deadlines: {met} % of what was offered."
+            f"Of the policies a gateway can run, {called(best)} kept the most deadlines: {met} % of what was offered."
         )
         other = next((name for name in rivals if name != ours), None) if best == ours else ours
         if other is not None and real(ours):
@@ -44,12 +44,12 @@ def verdict(comparison: Comparison) -> list[str]:
         if cheapest not in (ours, best):
             price = comparison.mean(cheapest, "cost_per_1k")
             share = comparison.mean(cheapest, "attainment")
-            sentences.append(f"The cheapest was {cheapest}, with ${price:.4f} and {share:.1%} in deadline.")
+            sentences.append(f"The cheapest was {cheapest}, with ${price:.4f} and {percent(share)} in deadline.")
     accepted, missed = comparison.mean(ours, "accepted_share"), comparison.interval(ours, "miss_rate_accepted")
     if accepted > 0:
         text = plus_minus(missed, 1, 100)
         sentences.append(
-            f"{ours} promised {accepted:.1%} of the requests their deadline and broke {text} % of the promises."
+            f"{ours} promised {percent(accepted)} of the requests their deadline and broke {text} % of the promises."
         )
     return sentences + _ceilings(comparison)
 
@@ -58,9 +58,9 @@ def _behind(comparison: Comparison, other: str, best: str) -> str:
     difference = comparison.difference(best, "attainment", other)
     share = comparison.mean(other, "attainment")
     if not certain(difference) and difference.half is not None:
-        return f"{called(other)} kept {share:.1%}, which these seeds do not tell apart from it."
+        return f"{called(other)} kept {percent(share)}, which these seeds do not tell apart from it."
     points = plus_minus(difference, 1, 100)
-    return f"{called(other)} kept {share:.1%}: {points} points fewer of the same requests."
+    return f"{called(other)} kept {percent(share)}: {points} points fewer of the same requests."
 
 
 def _costs(comparison: Comparison, ours: str, other: str) -> str:
@@ -73,7 +73,7 @@ def _relative(mine: float, theirs: float) -> str:
     if not (math.isfinite(mine) and math.isfinite(theirs) and theirs > 0):
         return ""
     change = mine / theirs - 1
-    return f" ({abs(change):.0%} {'less' if change < 0 else 'more'})" if abs(change) >= 0.005 else " (the same)"
+    return f" ({percent(abs(change), 0)} {'less' if change < 0 else 'more'})" if abs(change) >= 0.005 else " (the same)"
 
 
 def _ceilings(comparison: Comparison) -> list[str]:
@@ -83,14 +83,16 @@ def _ceilings(comparison: Comparison) -> list[str]:
         if not real(name) and name != ours:
             gap = plus_minus(comparison.difference(name, "attainment", ours), 1, 100)
             cost = _relative(comparison.mean(ours, "cost_per_1k"), comparison.mean(name, "cost_per_1k"))
+            met = percent(comparison.mean(name, "attainment"))
             sentences.append(
-                f"{name}, which sees every queue as it is, kept {comparison.mean(name, 'attainment'):.1%}: {gap} points"
+                f"{name}, which sees every queue as it is, kept {met}: {gap} points"
                 f" more than {ours}, at ${comparison.mean(name, 'cost_per_1k'):.4f}{cost and f'; {ours} cost{cost}'}."
             )
     if comparison.limit is not None:
         sentences.append(
-            f"The fluid bound, which no policy can pass, is {comparison.limit.attainment:.1%} in deadline"
-            f" at ${comparison.limit.cost_per_1k:.4f} at least."
+            f"The fluid bound, which no policy can pass, is {percent(comparison.limit.attainment)} in deadline"
+            f" at ${comparison.limit.cost_per_1k:.4f} at least ({percent(comparison.limit.steady_attainment)} at"
+            f" ${comparison.limit.steady_cost_per_1k:.4f} at a steady rate)."
         )
     return sentences
 
@@ -111,7 +113,7 @@ def beaten(comparison: Comparison) -> list[str]:
         cost = comparison.difference(name, "cost_per_1k")
         if certain(cost) and cost.mean < 0:
             share = -cost.mean / comparison.mean(ours, "cost_per_1k")
-            lines.append(f"{name} cost {share:.0%} less per request in deadline")
+            lines.append(f"{name} cost {percent(share, 0)} less per request in deadline")
     return lines
 
 
@@ -126,9 +128,8 @@ def assumptions(world: World) -> list[tuple[str, str]]:
     fleet = ", ".join(f"{count} {kind} (${_span(prices[kind])} an hour)" for kind, count in kinds.items())
     far = max((trip.avg_ms for trip in world.round_trips), default=0.0)
     serving, control = world.serving, world.control
-    slow = (
-        f"{serving.slow_share[0]:.0%} to {serving.slow_share[1]:.0%} of the time {serving.slow_factor:g} times slower"
-    )
+    low, high = serving.slow_share
+    slow = f"{percent(low, 0)} to {percent(high, 0)} of the time {serving.slow_factor:g} times slower"
     return [
         ("Regions", f"{len(world.regions)}, up to {far:.0f} ms apart (mean round trip)"),
         ("Gateways", f"{len(world.gateways)}, each deciding alone"),
@@ -138,7 +139,7 @@ def assumptions(world: World) -> list[tuple[str, str]]:
         ("Sizes", world.demand.sizes if isinstance(world.demand.sizes, str) else "ranges of its own"),
         ("Workers", f"{serving.queue.value.upper()} queues; noise {serving.noise:g}; {slow}"),
         ("Control plane", f"heartbeats every {control.heartbeat_s:g} s, {control.publish_delay_s * 1e3:g} ms to"
-                          f" publish, {control.loss:.1%} lost"),
+                          f" publish, {100 * control.loss:g} % lost"),
         ("Run", f"{world.seconds:g} s, of which the first {world.warm_up:g} s are not counted"),
         ("Faults", ", ".join(f"{fault.kind.value} at {fault.at:g} s" for fault in world.faults) or "none"),
     ]  # fmt: skip
@@ -162,5 +163,5 @@ def _deadlines(world: World) -> str:
             )
             if seconds is not None
         ]
-        parts.append(f"{one.name} {one.share / total:.0%} ({', '.join(limits) or 'none'})")
+        parts.append(f"{one.name} {percent(one.share / total, 0)} ({', '.join(limits) or 'none'})")
     return "; ".join(parts)

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from loadtests.simulator.charts import real
 from loadtests.simulator.result import Interval
-from loadtests.simulator.statistics import OURS, Comparison, plus_minus, signed
+from loadtests.simulator.statistics import OURS, Comparison, percent, plus_minus, signed
 
 LOAD, HEARTBEAT, QUEUE = "load", "control.heartbeat_s", "serving.queue"
 CENTRE: Final = {LOAD: 0.7, HEARTBEAT: 1.0, QUEUE: "fifo"}
@@ -108,7 +108,7 @@ def _promises(comparisons: Sequence[Comparison]) -> Goal | None:
     worst = max(cases, key=lambda case: case.mean(OURS, "miss_rate_accepted"))
     missed = worst.mean(OURS, "miss_rate_accepted")
     what = "Promises broken (accepted as feasible, but late), worst case"
-    return Goal(what, f"at most {PROMISED:.0%}", f"{missed:.1%} ({worst.name})", missed <= PROMISED)
+    return Goal(what, f"at most {percent(PROMISED, 0)}", f"{percent(missed)} ({worst.name})", missed <= PROMISED)
 
 
 def _prequal_is_prequal(comparisons: Sequence[Comparison]) -> Goal | None:

@@ -7,7 +7,7 @@ const chosen = { index: book.focus, policy: book.policy };
 
 function colours() {
   const style = getComputedStyle(document.documentElement);
-  return Object.fromEntries(["ink", "soft", "line", "land"].map((name) => [name, style.getPropertyValue("--" + name).trim()]));
+  return Object.fromEntries(["ink", "soft", "line", "land", "card"].map((name) => [name, style.getPropertyValue("--" + name).trim()]));
 }
 
 function template({ ink, soft, line }) {
@@ -17,12 +17,12 @@ function template({ ink, soft, line }) {
     font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: ink },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", xaxis: axis, yaxis: axis,
     title: { font: { size: 14.5, color: ink }, x: 0, xanchor: "left", xref: "paper" },
-    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, margin: { l: 60, r: 20, t: 50, b: 50 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: soft, activecolor: ink }, margin: { l: 60, r: 20, t: 50, b: 50 },
     hoverlabel: { font: { size: 13 } } } };
 }
 
-function painted(traces, { line, land, soft }) {
-  return traces.map((trace) => trace.meta === "land" ? { ...trace, fillcolor: land, line: { ...trace.line, color: soft } }
+function painted(traces, { line, land, soft }, axes) {
+  return traces.map((trace) => ({ ...trace, ...axes })).map((trace) => trace.meta === "land" ? { ...trace, fillcolor: land, line: { ...trace.line, color: soft } }
     : { ...trace, line: { ...trace.line, color: line } });
 }
 
@@ -32,12 +32,21 @@ function draw(slot, figure) {
   div.hidden = !figure;
   if (!figure) return;
   const palette = colours();
-  const data = slot === "flows" ? [...painted(book.background, palette), ...figure.data] : figure.data;
   const layout = { ...figure.layout, template: template(palette) };
+  let data = figure.data;
+  if (slot === "flows") {
+    const inset = { xaxis: "x2", yaxis: "y2", showlegend: false };
+    const again = layout.xaxis2 ? [...painted(book.background, palette, inset), ...data.map((trace) => ({ ...trace, ...inset }))] : [];
+    data = [...painted(book.background, palette, {}), ...data, ...again];
+    layout.plot_bgcolor = palette.card; // the inset hides what lies under it
+  }
+  // Title, then legend, then the plot: each has its own rows, whatever the height.
+  const below = (pixels) => 1 - pixels / layout.height;
+  layout.legend = { orientation: "h", x: 0, xanchor: "left", y: below(layout.title ? 30 : 4), yanchor: "top", yref: "container" };
+  if (layout.title) layout.title = { ...layout.title, y: below(6), yanchor: "top", yref: "container" };
   const legend = data.some((trace) => trace.name && trace.showlegend !== false && trace.type !== "heatmap");
-  if (legend && layout.title) layout.margin = { t: 84, ...layout.margin };
-  if (legend && layout.title) layout.title = { ...layout.title, y: 1, yanchor: "top", yref: "container", pad: { t: 8 } };
-  Plotly.react(div, data, layout, { responsive: true, displaylogo: false, scrollZoom: slot === "flows",
+  layout.margin = { t: 24 + 30 * Boolean(layout.title) + 30 * legend + 26 * (layout.annotations?.length > 0 && legend), ...layout.margin };
+  Plotly.react(div, data, layout, { responsive: true, displaylogo: false, scrollZoom: slot === "flows", displayModeBar: slot === "flows" ? "hover" : false,
     modeBarButtonsToRemove: ["lasso2d", "select2d"] });
 }
 

@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from loadtests.simulator import atlas, charts, findings
 from loadtests.simulator.charts import Figure
-from loadtests.simulator.statistics import COLUMNS, Comparison, cells, in_words, ranked
+from loadtests.simulator.statistics import COLUMNS, Comparison, bounds, cells, in_words, ranked
 from loadtests.simulator.world import World
 
 MANY_TENANTS: Final = 16
@@ -110,7 +110,7 @@ def _case(comparison: Comparison, world: World, colours: Mapping[str, str]) -> d
             name: {
                 "reliability": charts.reliability(comparison, name, colours),
                 "flows": atlas.flows(comparison, name, world),
-                "matrix": atlas.matrix(comparison, name),
+                "matrix": atlas.matrix(comparison, name, world),
                 "depth": charts.waiting_by_region(comparison, name, world),
             }
             for name in comparison.runs
@@ -124,9 +124,7 @@ def _table(comparison: Comparison) -> str:
     for name in ranked(comparison):
         mark = ' class="ours"' if name == comparison.reference else ""
         rows.append(f"<tr{mark}><th>{html.escape(name)}</th>{_cells(cells(comparison, name))}</tr>")
-    if comparison.limit is not None:
-        bound = [f"{comparison.limit.attainment * 100:.1f}", "", f"{comparison.limit.cost_per_1k:.4f}"]
-        rows.append(f'<tr class="bound"><th>fluid bound</th>{_cells(bound + [""] * (len(COLUMNS) - 3))}</tr>')
+    rows += [f'<tr class="bound"><th>{html.escape(row[0])}</th>{_cells(row[1:])}</tr>' for row in bounds(comparison)]
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -156,7 +154,7 @@ def _body(report: Report, policies: Sequence[str]) -> list[str]:
         '<div id="words"></div></section>',
     ]
     if len(report.comparisons) > 1:
-        sections.append(_section("All cases", OVERVIEW, "attainment", "cost_per_1k"))
+        sections.append(_section("All cases", OVERVIEW, "attainment", "cost_per_1k", of_case=False))
     for title, words, *slots in SECTIONS:
         sections.append(_section(title, words, *slots))
     sections.append(_world(report))
@@ -191,9 +189,10 @@ def _option(value: object, chosen: bool) -> str:
     return f'<option value="{encoded}"{" selected" * chosen}>{html.escape(text)}</option>'
 
 
-def _section(title: str, words: str, *slots: str) -> str:
+def _section(title: str, words: str, *slots: str, of_case: bool = True) -> str:
     divs = "".join(f'<div class="figure" id="{slot}"></div>' for slot in slots)
-    return f"<section><h2>{title} <span class='case'></span></h2><p>{words}</p>{divs}</section>"
+    case = ' <span class="case"></span>' if of_case else ""
+    return f"<section><h2>{title}{case}</h2><p>{words}</p>{divs}</section>"
 
 
 OVERVIEW: Final = (
@@ -203,7 +202,8 @@ OVERVIEW: Final = (
 SECTIONS: Final = (
     ("Attainment against cost",
      "Up and to the left is better. Bars are 95 % intervals over the seeds; the dotted step is the Pareto front of the"
-     " policies that a gateway can run. Hollow diamonds see every queue as it is; the star is the fluid bound.",
+     " policies that a gateway can run. Hollow diamonds see every queue as it is; the star is the fluid bound, which"
+     " nobody can pass, the hollow star the same program at a steady rate.",
      "plane"),
     ("All figures",
      "Mean ± half the 95 % interval. The paired difference is in points of attainment, on the same requests. Cost is"

@@ -27,10 +27,13 @@ Label = Mapping[str, float | str | int | bool]
 
 
 class Limit(msgspec.Struct, frozen=True):
-    """What nobody can beat (fluid.py): the most in deadline, and the least cost of that."""
+    """What nobody can beat in these runs (fluid.py): the most in deadline, and the least cost of that."""
 
     attainment: float
     cost_per_1k: float
+    steady_attainment: float
+    """The same at a steady rate without end: no luck, and no work left over for after the run."""
+    steady_cost_per_1k: float
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +73,7 @@ def in_words(dotted: str, value: object) -> str:
     if dotted == "case":
         return str(value)
     if dotted == "serving.queue":
-        return f"{value} queue"
+        return f"{str(value).upper()} queue" if value else "queue"
     word = dotted.rpartition(".")[2]
     seconds = word.endswith("_s")
     shown = f"{value:g}" if isinstance(value, float) else str(value)
@@ -156,6 +159,10 @@ def _one(case: Comparison) -> dict[str, Any]:
     return result
 
 
+def percent(share: float, digits: int = 1) -> str:
+    return f"{share * 100:.{digits}f} %"
+
+
 def plus_minus(one: Interval, digits: int, scale: float = 1.0) -> str:
     """`97.2 ± 0.5`, or `-` where there is nothing to show."""
     if not math.isfinite(one.mean):
@@ -221,7 +228,20 @@ def table(case: Comparison) -> Table:
         result.add_column(column, justify="right")
     for policy in ranked(case):
         result.add_row(policy, *cells(case, policy), style="bold" if policy == case.reference else None)
-    if case.limit is not None:
-        bound = [f"{case.limit.attainment:.1%}".rstrip("%"), "", f"{case.limit.cost_per_1k:.4f}"]
-        result.add_row("fluid bound", *bound, *("" for _ in COLUMNS[3:]), style="dim")
+    for row in bounds(case):
+        result.add_row(*row, style="dim")
     return result
+
+
+def bounds(case: Comparison) -> list[list[str]]:
+    """The rows below the policies', if the bound is known: its name, then `COLUMNS`."""
+    if case.limit is None:
+        return []
+    limit = case.limit
+    rows = {
+        "fluid bound": (limit.attainment, limit.cost_per_1k),
+        "fluid, steady": (limit.steady_attainment, limit.steady_cost_per_1k),
+    }
+    return [
+        [name, f"{met * 100:.1f}", "", f"{cost:.4f}", *("" for _ in COLUMNS[3:])] for name, (met, cost) in rows.items()
+    ]

@@ -61,10 +61,10 @@ def test_flows_count_over_all_seeds_and_say_what_went_abroad(comparison):
     }  # fmt: skip
     figure = atlas.flows(comparison, "isochrone", specimens.world())
     go.Figure(figure)
-    assert "29%" in figure["layout"]["title"]["text"]
+    assert "29 %" in figure["layout"]["title"]["text"]
     hover = [text for trace in figure["data"] for text in trace.get("text", ())]
     assert sum("→" in text for text in hover) == 6
-    assert "<b>us-central1</b><br>asked 33.3%, served 33.3%" in hover
+    assert "<b>us-central1</b><br>asked 33.3 %, served 33.3 %" in hover
 
 
 def test_bows_of_both_directions_stay_apart():
@@ -89,7 +89,7 @@ def test_names_cover_neither_each_other_nor_a_region():
 
 
 def test_the_matrix_is_in_percent_of_its_rows(comparison):
-    figure = atlas.matrix(comparison, "isochrone")
+    figure = atlas.matrix(comparison, "isochrone", specimens.world())
     go.Figure(figure)
     for row in figure["data"][0]["z"]:
         assert sum(row) == pytest.approx(100, abs=0.01)
@@ -100,3 +100,13 @@ def test_the_background_is_lines_that_never_leave_the_map():
     for trace in atlas.background():
         go.Scatter(trace)
         assert all(y is None or abs(y) <= atlas.project(0, 90)[1] for y in trace["y"])
+
+
+def test_what_crosses_the_date_line_is_cut_there():
+    """Chukotka: from 170 east over the line to 170 west."""
+    halves = atlas.halves([(170, 65), (179, 66), (-175, 66), (-170, 67), (-175, 68), (175, 68), (170, 65)])
+    assert len(halves) == 2
+    for half in halves:
+        assert all(abs(x - u) < 180 for (x, _), (u, _) in pairwise(half))
+    assert {round(max(x for x, _ in half)) for half in halves} == {180, -170}
+    assert atlas.halves([(0, 0), (1, 0), (1, 1), (0, 0)]) == [[(0, 0), (1, 0), (1, 1), (0, 0)]]

@@ -19,9 +19,9 @@ def compared(**attainments: float):
 def test_the_winner_is_named_with_its_lead():
     words = findings.verdict(compared(prequal=0.8, isochrone=0.9, round_robin=0.3, clairvoyant=0.99))
     assert words[0].startswith(
-        "Of the policies a gateway can run, isochrone (the shipped policy) kept most deadlines: 89.8"
+        "Of the policies a gateway can run, isochrone (the shipped policy) kept the most deadlines: 89.8"
     )
-    assert words[1].startswith("prequal kept 79.8%")
+    assert words[1].startswith("prequal kept 79.8 %")
     assert "10.0 ± 0.0 points fewer" in words[1]
     assert any(
         "clairvoyant, which sees every queue as it is" in sentence and "9.0 ± 0.0" in sentence for sentence in words
@@ -31,7 +31,7 @@ def test_the_winner_is_named_with_its_lead():
 def test_a_defeat_is_said():
     made = compared(prequal=0.9, isochrone=0.8)
     words = findings.verdict(made)
-    assert "prequal kept most deadlines" in words[0]
+    assert "prequal kept the most deadlines" in words[0]
     assert words[1].startswith("isochrone (the shipped policy) kept")
     assert findings.beaten(made) == ["prequal kept 10.0 ± 0.0 points more deadlines"]
 
@@ -52,9 +52,9 @@ def test_costs_are_compared_in_percent():
     ]
     (made,) = gather(runs)
     assert any(
-        "$0.1200 under isochrone and $0.1000 under prequal (20% more)" in text for text in findings.verdict(made)
+        "$0.1200 under isochrone and $0.1000 under prequal (20 % more)" in text for text in findings.verdict(made)
     )
-    assert findings.beaten(made) == ["prequal cost 17% less per request in deadline"]
+    assert findings.beaten(made) == ["prequal cost 17 % less per request in deadline"]
 
 
 def test_infinite_costs_and_lone_policies_make_sentences_too():
@@ -64,8 +64,8 @@ def test_infinite_costs_and_lone_policies_make_sentences_too():
 
 
 def test_the_bound_is_told():
-    made = msgspec.structs.replace(compared(isochrone=0.9), limit=Limit(0.97, 0.08))
-    assert "97.0% in deadline at $0.0800 at least" in findings.verdict(made)[-1]
+    made = msgspec.structs.replace(compared(isochrone=0.9), limit=Limit(0.97, 0.08, 0.95, 0.09))
+    assert "97.0 % in deadline at $0.0800 at least" in findings.verdict(made)[-1]
 
 
 def test_one_seed_is_sure_of_nothing():
@@ -79,9 +79,9 @@ def test_one_seed_is_sure_of_nothing():
     [
         ("Regions", "3, up to 127 ms apart"),
         ("Fleet", "4 workers: 4 H100 ($3.50 an hour)"),
-        ("Deadlines", "tight 75% (first token 0.4 s); loose 25% (first token 15 s, end 60 s)"),
+        ("Deadlines", "tight 75 % (first token 0.4 s); loose 25 % (first token 15 s, end 60 s)"),
         ("Workers", "FIFO queues"),
-        ("Control plane", "heartbeats every 1 s, 5 ms to publish, 0.0% lost"),
+        ("Control plane", "heartbeats every 1 s, 5 ms to publish, 0 % lost"),
         ("Faults", "none"),
     ],
 )

@@ -57,7 +57,7 @@ def test_the_worst_case_of_the_promises_counts():
     assert named([good], "Promises").met
     goal = named([good, bad], "Promises")
     assert not goal.met
-    assert goal.got == "20.0% (load 0.95, heartbeat 1 s, fifo queue)"
+    assert goal.got == "20.0 % (load 0.95, heartbeat 1 s, FIFO queue)"
 
 
 def test_costs_are_ratios():
@@ -71,14 +71,14 @@ def test_costs_are_ratios():
 
 
 def test_a_policy_above_the_bound_is_named():
-    made = msgspec.structs.replace(case(GOOD), limit=Limit(0.98, 0.05))
+    made = msgspec.structs.replace(case(GOOD), limit=Limit(0.98, 0.05, 0.9, 0.06))
     goal = named([made], "fluid bound")
     assert not goal.met
     assert goal.got.startswith("clairvoyant (")
-    assert named([msgspec.structs.replace(made, limit=Limit(1.0, 0.05))], "fluid bound").met
+    assert named([msgspec.structs.replace(made, limit=Limit(1.0, 0.05, 0.9, 0.06))], "fluid bound").met
 
 
 def test_overload_and_losses():
     comparisons = [case(BAD), case({"isochrone": 0.82, "prequal": 0.2}, load=1.1)]
     assert named(comparisons, "in overload").met
-    assert goals.losses(comparisons) == ["load 0.7, heartbeat 1 s, fifo queue: prequal +3.0 ± 0.0 points"]
+    assert goals.losses(comparisons) == ["load 0.7, heartbeat 1 s, FIFO queue: prequal +3.0 ± 0.0 points"]

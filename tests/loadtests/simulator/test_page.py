@@ -70,7 +70,7 @@ def test_the_script_finds_what_the_page_gives_it(rendered):
 
 def test_words_and_tables_speak_of_every_case(rendered):
     for case in figures(rendered)["cases"]:
-        assert "isochrone (the shipped policy) kept most deadlines" in case["words"]
+        assert "isochrone (the shipped policy) kept the most deadlines" in case["words"]
         assert case["table"].count("<tr") == 3
         assert "4 H100" in case["world"]
 

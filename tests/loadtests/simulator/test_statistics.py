@@ -82,11 +82,14 @@ def test_the_document_has_the_shape_that_was_asked_for():
 
 def test_what_is_varied_becomes_cases_of_the_same_shape():
     runs = [run for load in (0.5, 0.7) for run in specimens.runs({"isochrone": 1.2 - load}, case={"load": load})]
-    limits = {("made-up", key({"load": 0.7})): Limit(1.0, 0.05)}
+    limits = {("made-up", key({"load": 0.7})): Limit(1.0, 0.05, 0.9, 0.06)}
     result = json.loads(msgspec.json.encode(document(gather(runs, limits))))
     assert [case["case"] for case in result["cases"]] == [{"load": 0.5}, {"load": 0.7}]
     assert set(result["cases"][0]) >= {"scenario", "seeds", "policies"}
-    assert [case.get("bound") for case in result["cases"]] == [None, {"attainment": 1.0, "cost_per_1k": 0.05}]
+    assert [case.get("bound") for case in result["cases"]] == [
+        None,
+        {"attainment": 1.0, "cost_per_1k": 0.05, "steady_attainment": 0.9, "steady_cost_per_1k": 0.06},
+    ]
 
 
 def test_an_infinite_cost_is_null_in_json_and_a_dash_in_the_table():
@@ -98,12 +101,12 @@ def test_an_infinite_cost_is_null_in_json_and_a_dash_in_the_table():
 
 def test_the_table_ranks_by_attainment_and_names_the_bound():
     (case,) = gather(specimens.runs({"prequal": 0.8, "isochrone": 0.9, "clairvoyant": 0.99}))
-    case = msgspec.structs.replace(case, limit=Limit(1.0, 0.0801))
+    case = msgspec.structs.replace(case, limit=Limit(1.0, 0.0801, 0.97, 0.09))
     assert statistics.ranked(case) == ["clairvoyant", "isochrone", "prequal"]
     console = Console(file=io.StringIO(), width=10_000)
     console.print(statistics.table(case))
     text = console.file.getvalue()
-    assert text.index("clairvoyant") < text.index("prequal") < text.index("fluid bound")
+    assert text.index("clairvoyant") < text.index("prequal") < text.index("fluid bound") < text.index("fluid, steady")
     assert "-10.0 ± 0.0" in text
     assert "0.0801" in text
     assert len(statistics.cells(case, "prequal")) == len(statistics.COLUMNS)
@@ -120,7 +123,7 @@ def test_one_seed_claims_no_interval():
 
 def test_labels_read_as_words():
     assert statistics.in_words("control.heartbeat_s", 5.0) == "heartbeat 5 s"
-    assert statistics.in_words("serving.queue", "edf") == "edf queue"
+    assert statistics.in_words("serving.queue", "edf") == "EDF queue"
     assert statistics.in_words("load", 0.7) == "load 0.7"
     assert statistics.in_words("case", "outage") == "outage"
     (comparison,) = gather(specimens.runs({"isochrone": 0.9}, case={"load": 0.7, "control.heartbeat_s": 1}))
