@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format lock models models-minilm bench-edge clean
+.PHONY: help setup demo test check format lock models models-minilm bench-edge sim-vs-real clean
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
@@ -48,6 +48,9 @@ models:  ## Train and export the bundled models anew (needs the extra `models`: 
 
 bench-edge: setup  ## CPU per proxied request with the full decision, beside nginx (needs nginx)
 	$(BIN)/python -m loadtests.live.bench_edge
+
+sim-vs-real: setup  ## One plan simulated and in real processes: do they agree? (90 s; wants two idle cores)
+	$(BIN)/python -m loadtests.live.versus
 
 clean:  ## Remove what the targets made
 	rm -rf .venv build

@@ -27,6 +27,13 @@ class ScenarioError(Exception):
     """The file cannot be used; the text says where and why."""
 
 
+class Drawn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How round trips depart from their mean (delay.py)."""
+
+    min_ms: NotNegative
+    mdev_ms: NotNegative
+
+
 class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A place with workers and perhaps a gateway."""
 
@@ -37,6 +44,7 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     local_rtt_ms: NotNegative = 0.0
     """Round trip inside the region."""
     local_jitter_ms: NotNegative = 0.0
+    local_drawn: Drawn | None = None
 
 
 class Leg(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +54,8 @@ class Leg(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rtt_ms: Positive
     jitter_ms: NotNegative = 0.0
     """Each direction waits rtt/2 plus or minus up to half of this."""
+    drawn: Drawn | None = None
+    """Drawn as the simulator draws it, instead of the jitter."""
 
 
 class WorkerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -98,6 +108,12 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             return self.regions[a].local_rtt_ms / 1e3, self.regions[a].local_jitter_ms / 1e3
         leg = next(leg for leg in self.legs if set(leg.between) == {a, b})
         return leg.rtt_ms / 1e3, leg.jitter_ms / 1e3
+
+    def drawn(self, a: str, b: str) -> Drawn | None:
+        """How the round trip between two regions departs from its mean, where that is told."""
+        if a == b:
+            return self.regions[a].local_drawn
+        return next(leg for leg in self.legs if set(leg.between) == {a, b}).drawn
 
 
 def _refuse_unknown(field: str, names: Iterable[str], known: set[str]) -> None:

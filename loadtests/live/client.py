@@ -166,11 +166,15 @@ class Connection(asyncio.Protocol):
 class Client:
     """Connections to one gateway, as many as are needed at once."""
 
-    def __init__(self, host: str, port: int, *, key: str = "", source: str | None = None) -> None:
+    def __init__(
+        self, host: str, port: int, *, key: str = "", source: str | None = None,
+        write: Callable[[Planned], Message] = message,
+    ) -> None:  # fmt: skip
         self.host = host
         self.port = port
         self._key = key
         self._source = source
+        self._write = write
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
 
@@ -189,7 +193,7 @@ class Client:
     async def send(self, planned: Planned, intended: float) -> Sent:
         """Send one request; `intended` is when it was meant to leave."""
         kind = planned.kind
-        data = message(planned)
+        data = self._write(planned)
         if self._key:
             data = msgspec.structs.replace(data, headers=(*data.headers, ("authorization", f"Bearer {self._key}")))
         limit = TIMEOUT if kind.total_s is None else kind.total_s + DEADLINE_GRACE

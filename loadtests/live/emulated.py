@@ -20,8 +20,14 @@ from contextlib import asynccontextmanager
 import msgspec
 from aiohttp import web
 
+from loadtests.live.accelerator import Accelerator, Size
 from policies import records
 
+PROMPT_HEADER = "x-emulated-prompt"
+OUTPUT_HEADER = "x-emulated-output"
+NOISE_HEADER = "x-emulated-noise"
+"""What a request shall cost a worker with an accelerator: tokens, tokens, and what its times are multiplied with. The
+gateway passes them on unread, as it does any field of the client's."""
 LOG_LENGTH = 100_000
 WORD = "word "
 
@@ -73,10 +79,11 @@ class Execution(msgspec.Struct):
 
 
 class Emulated:
-    """The state of one emulated worker."""
+    """The state of one emulated worker. With an accelerator it serves by the simulator's model, not by the curve."""
 
-    def __init__(self, worker: records.Worker) -> None:
+    def __init__(self, worker: records.Worker, accelerator: Accelerator | None = None) -> None:
         self.worker = worker
+        self.accelerator = accelerator
         self.curve = worker.endpoints[0].curve
         self.log: deque[Execution] = deque(maxlen=LOG_LENGTH)
         self.fault = Fault.NONE
@@ -90,6 +97,12 @@ class Emulated:
 
     def load(self) -> records.Load:
         self._beat += 1
+        accelerator = self.accelerator
+        if accelerator is not None:
+            return records.Load(
+                worker=self.worker.id, boot=self.worker.boot, seq=self._beat, waiting=accelerator.waiting,
+                running=accelerator.running, backlog=accelerator.backlog(),
+            )  # fmt: skip
         waiting = self.waiting if self.queue < 0 else self.queue
         return records.Load(
             worker=self.worker.id, boot=self.worker.boot, seq=self._beat, waiting=waiting, running=self.running
@@ -243,6 +256,8 @@ async def _answer(
             entry.end = "done"
             bomb = gzip.compress(bytes(64 << 20), 9)
             return web.Response(body=bomb, content_type="application/json", headers={"content-encoding": "gzip"})
+    if emulated.accelerator is not None:
+        return await _modelled(request, emulated.accelerator, asked, size, entry)
     async with emulated.slot() as queued:
         if emulated.fault is Fault.CUT and not asked.stream:
             entry.end = "failed"
@@ -256,6 +271,35 @@ async def _answer(
         spent = records.Timings(queue=queued, prefill=prefill, decode=decode, accel=prefill + decode)
         headers = {records.TIMING_HEADER: spent.encode()}
         return web.json_response(_reply(request.path, asked, items), headers=headers)
+
+
+async def _modelled(
+    request: web.Request, accelerator: Accelerator, asked: Asked, size: int, entry: Execution
+) -> web.StreamResponse:
+    """Serve by the model. Between the first token and the last there are no events: nobody measures them."""
+    given = request.headers
+    output = int(given.get(OUTPUT_HEADER, asked.tokens))
+    work = Size(float(given.get(PROMPT_HEADER, size / 4)), output, float(given.get(NOISE_HEADER, 1.0)))
+    async with accelerator.serve(work) as job:
+        usage = {"prompt_tokens": round(work.prompt), "completion_tokens": output}
+        if not asked.stream:
+            await accelerator.until(job.ends)
+            entry.end = "done"
+            headers = {records.TIMING_HEADER: job.timings.encode()}
+            return web.json_response(_reply(request.path, asked, 1) | {"usage": usage}, headers=headers)
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(_event(_chunk(request.path, asked, last=False)))
+        await accelerator.until(job.ends)
+        last = _event(_chunk(request.path, asked, last=True) | {"usage": usage})
+        await response.write(last + records.TIMING_COMMENT + job.timings.encode().encode() + b"\n\ndata: [DONE]\n\n")
+        await response.write_eof()
+        entry.end = "done"
+        return response
+
+
+def _event(document: dict[str, object]) -> bytes:
+    return b"data: " + msgspec.json.encode(document) + b"\n\n"
 
 
 def service(emulated: Emulated, size: int, tokens: int, items: int) -> tuple[float, float]:

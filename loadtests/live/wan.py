@@ -18,6 +18,7 @@ from typing import Final, cast
 
 import msgspec
 
+from loadtests.delay import Delay
 from loadtests.scenario import Scenario
 
 HIGH_WATER: Final = 1 << 20
@@ -40,16 +41,20 @@ def reset(transport: asyncio.Transport) -> None:
 class Way:
     """One direction between two regions; what it says now holds for the bytes that arrive now."""
 
-    def __init__(self, delay: float, jitter: float, rng: random.Random) -> None:
+    def __init__(self, delay: float, jitter: float, rng: random.Random, drawn: Delay | None = None) -> None:
+        """`drawn` replaces the jitter, until somebody sets another delay."""
         self.delay = delay
         self.jitter = jitter
+        self._drawn = drawn
         self.down = False
         self._as_built = (delay, jitter)
         self._rng = rng
         self.pipes: set[Pipe] = set()
 
     def draw(self) -> float:
-        """Seconds the next piece takes: uniform within the jitter around the delay."""
+        """Seconds the next piece takes: as drawn, or uniform within the jitter around the delay."""
+        if self._drawn is not None and (self.delay, self.jitter) == self._as_built:
+            return self._drawn.draw()
         return max(0.0, self.delay + self._rng.uniform(-self.jitter, self.jitter))
 
     def cut(self, down: bool) -> None:
@@ -283,7 +288,10 @@ class Wan:
         for a in scenario.regions:
             for b in scenario.regions:
                 rtt, jitter = scenario.round_trip(a, b)
-                self.ways[a, b] = Way(rtt / 2, jitter / 2, random.Random(f"{scenario.seed}/{a}/{b}"))
+                rng = random.Random(f"{scenario.seed}/{a}/{b}")
+                drawn = scenario.drawn(a, b)
+                delay = None if drawn is None else Delay(drawn.min_ms, rtt * 1e3, drawn.mdev_ms, rng)
+                self.ways[a, b] = Way(rtt / 2, jitter / 2, rng, delay)
         region_of = {worker.id: worker.region for worker in scenario.workers}
         self.proxies = {name: Proxy(self, name, region_of[name], at) for name, at in upstreams.items()}
 

@@ -1,44 +1,22 @@
-"""One-way delays between regions, drawn from measured round trips, and where the way is cut.
-
-A leg takes half the table's minimum plus a lognormal excess; the excess of two legs together has the table's mean and
-deviation. Now and then one is several times as long (algorithm.md 5.1).
-"""
+"""One-way delays between regions, drawn from measured round trips (delay.py), and where the way is cut."""
 
 from __future__ import annotations
 
-import math
 import random
 
+from loadtests.delay import Delay
 from loadtests.simulator.world import RoundTrip, Wan, World, WorldError
 
 
-class Way:
+class Way(Delay):
     """The way between two regions: the same in both directions."""
 
-    __slots__ = ("_base", "_draw", "_mu", "_normal", "_sigma", "_spike_factor", "_spike_share", "cut", "mean")
+    __slots__ = ("cut",)
 
     def __init__(self, trip: RoundTrip, wan: Wan, rng: random.Random) -> None:
-        excess = max(0.0, trip.avg_ms - trip.min_ms) / 2e3
-        deviation = trip.mdev_ms / 1e3 / math.sqrt(2)  # of one of two independent legs
-        self._base = trip.min_ms / 2e3
-        if excess > 0.0:
-            variance = math.log1p((deviation / excess) ** 2)
-            self._mu, self._sigma = math.log(excess) - variance / 2, math.sqrt(variance)
-        else:
-            self._mu, self._sigma = -math.inf, 0.0
-        self._spike_share, self._spike_factor = wan.spike_share, wan.spike_factor
-        self._draw, self._normal = rng.random, rng.gauss
-        self.mean = (self._base + excess) * (1.0 + wan.spike_share * (wan.spike_factor - 1.0))
-        """Seconds a leg takes on average."""
+        super().__init__(trip.min_ms, trip.avg_ms, trip.mdev_ms, rng, wan.spike_share, wan.spike_factor)
         self.cut = 0
         """How many faults cut it at the moment; while any does, nothing arrives."""
-
-    def draw(self) -> float:
-        """Seconds the next leg takes."""
-        seconds = self._base + math.exp(self._mu + self._sigma * self._normal(0.0, 1.0))
-        if self._draw() < self._spike_share:
-            return seconds * self._spike_factor
-        return seconds
 
 
 class Network:

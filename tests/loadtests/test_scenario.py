@@ -53,6 +53,13 @@ def test_round_trip_is_symmetric_and_in_seconds(written):
     assert world.round_trip("a", "a") == (0.0005, 0.0)
 
 
+def test_ways_may_be_drawn_as_the_simulators_are(written):
+    drawn = "drawn: {min_ms: 78, mdev_ms: 1}"
+    world = scenario.load(written(MINIMAL.replace("jitter_ms: 2", drawn)))
+    assert world.drawn("b", "a") == scenario.Drawn(78, 1)
+    assert world.drawn("a", "a") is None
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

@@ -5,7 +5,9 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from loadtests.live.emulated import Emulated, application
+from loadtests.live.accelerator import Accelerator
+from loadtests.live.emulated import NOISE_HEADER, OUTPUT_HEADER, PROMPT_HEADER, Emulated, application
+from loadtests.simulator.world import Profile
 from policies import records
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
@@ -133,3 +135,45 @@ async def test_bad_control_is_refused(client, body):
     answer = await client.post("/control", data=body)
     assert answer.status == 400
     assert json.loads(await answer.text())["error"]
+
+
+PROFILE = Profile(accelerator="x", prefill_tokens_per_s=100_000, overhead_s=0.01, decode_s=0.001, slots=4)
+ASKED = {PROMPT_HEADER: "1000", OUTPUT_HEADER: "11", NOISE_HEADER: "2"}
+
+
+@pytest.fixture
+async def modelled(emulated):
+    """One that serves by the simulator's model."""
+    emulated.accelerator = Accelerator(PROFILE, 10, asyncio.get_running_loop().time)
+    async with TestClient(TestServer(application(emulated), handler_cancellation=True)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_with_an_accelerator_headers_say_what_a_request_costs(modelled, stream):
+    answer = await modelled.post("/v1/chat/completions", json={**CHAT, "stream": stream}, headers=ASKED)
+    text = await answer.text()
+    told = text.split(": timing ")[1].split("\n")[0] if stream else answer.headers["server-timing"]
+    spent = records.decode_timings(told.encode())
+    assert (spent.prefill, spent.decode) == pytest.approx((0.04, 0.02))
+    assert spent.accel == pytest.approx(0.04 + 0.02 / 4)
+    assert '"completion_tokens":11' in text.replace(" ", "")
+    if stream:
+        assert text.count("data: ") == 3  # first token, last token, the end
+        assert text.endswith("data: [DONE]\n\n")
+
+
+async def test_with_an_accelerator_its_load_says_how_long_the_wait_is(modelled, emulated):
+    slow = ASKED | {NOISE_HEADER: "1000"}
+    tasks = [asyncio.ensure_future(modelled.post("/v1/chat/completions", json=CHAT, headers=slow)) for _ in range(3)]
+    while emulated.accelerator.waiting < 2:
+        await asyncio.wait([asyncio.ensure_future(asyncio.sleep(0.001))])
+    load = emulated.load()
+    assert (load.waiting, load.running) == (2, 1)
+    assert load.backlog > 1.0
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    while emulated.accelerator.running:  # clients that leave cost no more
+        await asyncio.wait([asyncio.ensure_future(asyncio.sleep(0.001))])
+    assert emulated.load().waiting == 0

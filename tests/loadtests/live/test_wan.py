@@ -5,10 +5,11 @@ import socket
 import time
 from statistics import median
 
+import msgspec
 import pytest
 
 from loadtests.live.wan import HIGH_WATER, Toxic, Wan
-from loadtests.scenario import Leg, Region, Scenario, WorkerPlan
+from loadtests.scenario import Drawn, Leg, Region, Scenario, WorkerPlan
 
 NEAR, FAR = "127.0.10.1", "127.0.11.1"
 RTT = 0.060
@@ -100,6 +101,19 @@ async def test_round_trip_equals_the_table(wan):
     writer.close()
     assert min(taken) >= RTT - 0.005
     assert RTT - 0.003 <= median(taken) <= RTT + 0.006
+
+
+def test_a_drawn_way_is_the_simulators_until_somebody_sets_another():
+    legs = (msgspec.structs.replace(SCENARIO.legs[0], drawn=Drawn(min_ms=58, mdev_ms=1)),)
+    way = Wan(msgspec.structs.replace(SCENARIO, legs=legs), {}).ways["near", "far"]
+    drawn = [way.draw() for _ in range(4000)]
+    assert min(drawn) >= 0.029
+    assert sum(drawn) / len(drawn) == pytest.approx(RTT / 2, rel=0.02)
+    assert max(drawn) > 0.032  # skewed, unlike the jitter's +-2 ms
+    way.delay, way.jitter = 0.010, 0.0
+    assert way.draw() == 0.010
+    way.restore()
+    assert way.draw() >= 0.029
 
 
 async def test_link_is_chosen_by_the_source_address(wan):
