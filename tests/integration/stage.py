@@ -8,15 +8,15 @@ import json
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from loadtests import scenario
 from loadtests.arrivals import Arrivals, Process
 from loadtests.embedded import Embedded, fetch
-from loadtests.live.client import Client
+from loadtests.live.client import Client, Connection, Message
 from loadtests.processes import Child, free_ports
 from loadtests.report import Sent
 from loadtests.sizes import Ranges
@@ -71,9 +71,9 @@ class Stage(Embedded):
     def emulate(
         self, worker_id: str, region: str = "europe-west4", *, registered: bool = True, **options: Any
     ) -> Emulated:
-        """Start an emulated worker; options are its command line's, with underscores."""
+        """Start an emulated worker; options are its command line's, with underscores, several models with commas."""
         command = [sys.executable, "-m", "loadtests.live.worker", "--id", worker_id, "--region", region]
-        command += ["--model", str(options.pop("model", MODEL))]
+        command += [f"--model={model}" for model in options.pop("model", MODEL).split(",")]
         command += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
         command += [f"--redis={self.redis}"] if registered else []
         child = self.spawn(worker_id, command)
@@ -128,6 +128,53 @@ def under_load(gateway: Any, seconds: float, during: Callable[[], None], rate: f
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(asyncio.run, send())
         time.sleep(1.0)
+        during()
+        return sending.result()
+
+
+class Ended(NamedTuple):
+    """How one request of a closed loop ended."""
+
+    at: float
+    """Seconds since the loops began."""
+    error: str
+    """Empty when it was answered."""
+    worker: str
+    attempts: int
+
+
+def hammer(
+    gateway: Any, seconds: float, during: Callable[[], None], *, connections: int = 64, models: Sequence[str] = (MODEL,)
+) -> list[Ended]:
+    """Closed loops: each connection sends its next chat completion when the last is answered. A third of the time into
+    it, call `during`. The models take turns by connection."""
+    parts, began = urlsplit(gateway.url), time.monotonic()
+
+    async def loop(number: int) -> list[Ended]:
+        model = models[number % len(models)]
+        body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}).encode()
+        request = Message("/v1/chat/completions", body, (("x-route-explain", "1"),)).encode(parts.netloc)
+        connection, ended = None, []
+        while time.monotonic() < began + seconds:
+            if connection is None or not connection.usable:
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: Connection(lambda lost: None), parts.hostname, parts.port
+                )
+            async with asyncio.timeout(30):
+                reply = await connection.send(request)
+            error = reply.error or ("" if reply.status == 200 else f"{reply.status} {bytes(reply.body)[:300]!r}")
+            worker, attempts = reply.headers.get("x-route-node", ""), int(reply.headers.get("x-route-attempts", 0))
+            ended.append(Ended(time.monotonic() - began, error, worker, attempts))
+        if connection is not None:
+            connection.abort()
+        return ended
+
+    async def all_loops() -> list[Ended]:
+        return [one for each in await asyncio.gather(*map(loop, range(connections))) for one in each]
+
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(asyncio.run, all_loops())
+        time.sleep(seconds / 3)
         during()
         return sending.result()
 

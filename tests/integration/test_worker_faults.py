@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from loadtests.embedded import known_workers
-from tests.integration.stage import MODEL, failures, stage, under_load, until, worker_of
+from tests.integration.stage import MODEL, failures, hammer, stage, under_load, until, worker_of
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 LONG = 200
@@ -36,6 +36,18 @@ def test_a_killed_worker_costs_no_unary_request():
         assert {one.worker for one in sent if one.number < 60} == {"w1", "w2", "w3"}
         assert {one.worker for one in sent if one.number > 60 * 2.5} == {"w2", "w3"}
         assert max(one.attempts for one in sent) >= 2
+        until(lambda: "w1" not in known_workers(gateway))
+
+
+@pytest.mark.slow
+def test_a_worker_killed_under_64_busy_connections_costs_none_of_them():
+    """It serves two models, so two nodes and all they had in flight are lost at once."""
+    with stage(workers=3, model=f"{MODEL},other", base_ms=20, max_batch=64) as (_, gateway, workers):
+        ended = hammer(gateway, 4.0, workers[0].child.kill, connections=64, models=(MODEL, "other"))
+        assert [one for one in ended if one.error] == []
+        assert {one.worker for one in ended if one.at < 1.0} == {"w1", "w2", "w3"}
+        assert {one.worker for one in ended if one.at > 3.0} == {"w2", "w3"}
+        assert sum(one.attempts > 1 for one in ended) >= 10, "it had about a third of 64 in flight"
         until(lambda: "w1" not in known_workers(gateway))
 
 
