@@ -154,8 +154,15 @@ def _spanned(
             yield ({"case": str(name)} if name else {}) | varied, tree
 
 
-def put(path: Path, tree: Any, dotted: str, value: Any) -> None:
+def put(path: Path, tree: dict[str, Any], dotted: str, value: Any) -> None:
     """Set what a dotted path names: keys of mappings, and entries of lists by number, by name, or all by `*`."""
+    missing = _put(tree, dotted, value)
+    if missing is not None:
+        raise WorldError(f"{path}: {dotted}: there is no {missing!r} to set")
+
+
+def _put(tree: Any, dotted: str, value: Any) -> str | None:
+    """The part of the path that names nothing; None when all do."""
     head, _, rest = dotted.partition(".")
     keys: list[Any] = []
     if isinstance(tree, dict):
@@ -164,14 +171,17 @@ def put(path: Path, tree: Any, dotted: str, value: Any) -> None:
         named = [isinstance(entry, dict) and entry.get("name") == head for entry in tree]
         keys = [i for i in range(len(tree)) if head in ("*", str(i)) or named[i]]
     if not keys:
-        raise WorldError(f"{path}: {dotted}: there is no {head!r} to set")
+        return head
     for key in keys:
         if not rest:
             tree[key] = value
-        else:
-            if isinstance(tree, dict):
-                tree.setdefault(key, {})
-            put(path, tree[key], rest, value)
+            continue
+        if isinstance(tree, dict):
+            tree.setdefault(key, {})
+        missing = _put(tree[key], rest, value)
+        if missing is not None:
+            return missing
+    return None
 
 
 def _world(path: Path, tree: dict[str, Any], tables: Tables) -> World:
