@@ -67,6 +67,8 @@ def read(
     vary |= {dotted: asked.pop(dotted) for dotted in [*asked] if dotted in VARIED and isinstance(asked[dotted], list)}
     made = []
     for label, tree in _spanned(path, raw, vary, cases, fixed):
+        if base is not None or tables.round_trips is not None or any(not dotted.startswith(KEEP) for dotted in asked):
+            tree.pop("full_rate", None)  # it was another world's
         for dotted, value in asked.items():
             put(path, tree, dotted, value)
         made.append(Case(label, _world(path, tree, tables)))
@@ -76,6 +78,8 @@ def read(
 _EXPECTED = {"vary": "lists of values", "cases": "mappings of keys", "set": "dotted paths to values"}
 VARIED = frozenset({"load", "control.heartbeat_s", "serving.queue"})
 """Fields of one value of which a caller may give several."""
+KEEP = ("load", "seconds", "warm_up", "control.", "serving.queue", "faults")
+"""Beginnings of what can be overridden without changing how much could be served at best."""
 
 
 def shipped() -> list[str]:

@@ -147,6 +147,16 @@ def test_overrides_have_the_last_word(write):
     assert [case.label["load"] for case in varied] == [0.3, 0.6]
 
 
+def test_a_recorded_full_rate_is_kept_only_while_it_is_of_this_world(write, tmp_path):
+    path = write("extends: small.yaml\nfull_rate: 50\n")
+    (tmp_path / "t.csv").write_text("at,prompt_tokens,output_tokens\n0,1,1\n1,2,2\n")
+    trace = {"demand.trace": str(tmp_path / "t.csv")}
+    assert read(path, {"load": 0.5, "control.heartbeat_s": 3}).cases[0].world.full_rate == 50
+    assert read(path, trace).cases[0].world.full_rate is None
+    assert read(path, trace | {"full_rate": 70}).cases[0].world.full_rate == 70
+    assert read(path, base=tmp_path / "small.yaml").cases[0].world.full_rate is None
+
+
 def test_a_scenario_can_be_laid_on_another_world(write, tmp_path):
     (case,) = read(write("extends: headline.yaml\nload: 0.2\n"), base=tmp_path / "small.yaml").cases
     assert set(case.world.regions) == {"a", "b"}
