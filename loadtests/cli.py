@@ -7,20 +7,26 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import click
 import msgspec
 
 from loadtests import demo as demonstration
-from loadtests import report, scenario
+from loadtests import report, scenario, traces
 from loadtests.arrivals import Arrivals, Process
 from loadtests.live.client import Client
 from loadtests.processes import ChildError
+from loadtests.rows import FileError
+from loadtests.simulator import definitions
 from loadtests.sizes import Ranges
-from loadtests.workload import Class, Demand, Planned, Surface
+from loadtests.workload import NOWHERE, Class, Demand, Planned, Surface, TraceRate
 
 PORT = click.IntRange(0, 65535)
+POSITIVE = click.FloatRange(min=0, min_open=True)
+RATE = 20.0
+"""A second, of `isochrone load`, unless something says otherwise."""
 SIZES = Ranges(prompt_tokens=(8, 24), output_tokens=(8, 24))
 """Of `isochrone load`: short enough for the bundled models on a CPU."""
 
@@ -62,39 +68,69 @@ def demo(
 
 @click.command()
 @click.argument("url")
-@click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True, help="Per second."
-)
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True)
-@click.option("--model", default="tinychat", show_default=True)
+@click.option("--rate", type=POSITIVE, help="Per second: 20, or a trace's own, unless given.")
+@click.option("--seconds", type=POSITIVE, default=10.0, show_default=True)
+@click.option("--model", help="tinychat, or a scenario's own, unless given.")
 @click.option("--surface", type=click.Choice([surface.value for surface in Surface]), default="chat", show_default=True)
-@click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True), help="None unless given.")
+@click.option("--deadline-ms", type=POSITIVE, help="None unless given.")
 @click.option("--arrivals", type=click.Choice(["poisson", "even"]), default="poisson", show_default=True)
+@click.option("--trace", metavar="FILE", help="Requests as recorded: their sizes, and their times if it has any.")
+@click.option("--scenario", "world", metavar="NAME", help="The demand of a simulated world, instead of one kind.")
 @click.option("--seed", default=1, show_default=True)
 @click.option("--key", envvar="ISOCHRONE_API_KEY", default="", help="API key; or the variable ISOCHRONE_API_KEY.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def load(
-    url: str, rate: float, seconds: float, model: str, surface: str, deadline_ms: float | None, arrivals: str,
-    seed: int, key: str, as_json: bool,
+    url: str, rate: float | None, seconds: float, model: str | None, surface: str, deadline_ms: float | None,
+    arrivals: str, trace: str | None, world: str | None, seed: int, key: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Send requests to the gateway at URL at a fixed RATE, whatever becomes of them, and report what came back."""
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
         raise click.BadParameter("http://HOST:PORT was expected", param_hint="URL")
-    kind = Class(name=surface, surface=Surface(surface), model=model, total_s=deadline_ms and deadline_ms / 1e3)
+    kind = Class(
+        name=surface, surface=Surface(surface), model=model or "tinychat", total_s=deadline_ms and deadline_ms / 1e3
+    )
     demand = Demand(classes=(kind,), sizes=SIZES, arrivals=Arrivals(process=Process(arrivals)))
-    plan = demand.plan(rate, seconds, seed=seed)
+    try:
+        plan = _plan(demand, world, model, trace, rate, seconds, seed)
+    except FileError as error:
+        _fail(error, 2)
     if not plan:
-        raise click.BadParameter(f"at {rate:g} per second no request falls into {seconds:g} s", param_hint="--rate")
+        raise click.BadParameter(f"no request falls into {seconds:g} s at this rate", param_hint="--rate")
     sent = asyncio.run(_send(parts.hostname, parts.port or 80, key, plan))
     summary = report.summarise(sent)
     if as_json:
         click.echo(msgspec.json.encode(summary).decode())
     else:
-        report.screen().print(report.side_by_side({f"{surface} {model}": summary}, "requests for"))
-        for error, count in sorted(report.errors(sent).items()):
-            click.echo(f"{count} x {error}")
+        label = " ".join(filter(None, [world, trace and Path(trace).name])) or f"{surface} {kind.model}"
+        report.screen().print(report.side_by_side({label: summary}, "requests for"))
+        for text, count in sorted(report.errors(sent).items()):
+            click.echo(f"{count} x {text}")
     sys.exit(0 if summary.ok == summary.requests else 1)
+
+
+def _plan(
+    demand: Demand,
+    world: str | None,
+    model: str | None,
+    trace: str | None,
+    rate: float | None,
+    seconds: float,
+    seed: int,
+) -> list[Planned]:
+    """What a simulator would be given, for the wall clock. Raises FileError."""
+    origins = NOWHERE
+    if world is not None:
+        chosen = definitions.read(world).cases[0].world
+        demand, origins = chosen.demand, chosen.origins()
+        if model is not None:
+            classes = tuple(msgspec.structs.replace(kind, model=model) for kind in demand.classes)
+            demand = msgspec.structs.replace(demand, classes=classes)
+    if trace is not None:
+        timed = traces.load(trace).at is not None
+        speed = TraceRate.OWN if rate is None and timed else TraceRate.WORLD
+        demand = msgspec.structs.replace(demand, trace=trace, trace_rate=speed)
+    return demand.plan(rate or RATE, seconds, origins, seed)
 
 
 async def _send(host: str, port: int, key: str, plan: list[Planned]) -> list[report.Sent]:
@@ -110,6 +146,6 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _fail(error: Exception, status: int) -> None:
+def _fail(error: Exception, status: int) -> NoReturn:
     click.echo(f"isochrone: {error}", err=True)
     sys.exit(status)

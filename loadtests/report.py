@@ -1,7 +1,7 @@
 """What came of a run: one `Sent` per request, a `Summary` per run, tables for people, JSON for machines.
 
 Times are seconds, money US dollars; what nobody said is None, never zero. A request is in its deadline when it
-succeeded and its last byte came in time; one without a deadline only has to succeed.
+succeeded and its first and last byte came in time; one without a deadline only has to succeed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     """From the moment it was meant to be sent to its last byte."""
     first_byte: float | None = None
     deadline: float | None = None
+    first_deadline: float | None = None
+    """Of the first byte."""
     status: int = 0
     error: str = ""
     request_id: str = ""
@@ -44,6 +46,8 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def in_deadline(self) -> bool:
+        if self.first_deadline is not None and (self.first_byte is None or self.first_byte > self.first_deadline):
+            return False
         return self.ok and (self.deadline is None or self.took <= self.deadline)
 
 

@@ -112,6 +112,12 @@ class Ranges(_Part, frozen=True, kw_only=True):
     prompt_tokens: tuple[Tokens, Tokens]
     output_tokens: tuple[Tokens, Tokens] = (0, 0)
 
+    def __post_init__(self) -> None:
+        for field in ("prompt_tokens", "output_tokens"):
+            low, high = getattr(self, field)
+            if low > high:
+                raise ValueError(f"{field}: the first of a range is its lower end")
+
     def draw(self, rng: np.random.Generator, requests: int) -> tuple[Ints, Ints]:
         return uniform(rng, self.prompt_tokens, requests), uniform(rng, self.output_tokens, requests)
 

@@ -21,9 +21,12 @@ from loadtests import traces
 from loadtests.arrivals import Arrivals, Burst, Day, Moments, Origin, moments
 from loadtests.prefixes import Prefix, Sessions, first_sizes, talk
 from loadtests.sizes import Fit, Ints, Ranges, Tokens, fitted, uniform
+from policies.estimate import CLASSES
 
 Positive = Annotated[float, Meta(gt=0)]
 
+PROBABILITY = 0.95
+"""How surely a deadline is to be met, for whoever does not say."""
 Sizes = Fit | Ranges | traces.Trace
 NOWHERE: Mapping[str, Origin] = {"": Origin()}
 """For a load on one gateway."""
@@ -48,7 +51,8 @@ class Class(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     first_token_s: Positive | None = None
     total_s: Positive | None = None
     token_interval_s: Positive | None = None
-    probability: Annotated[float, Meta(gt=0, lt=1)] = 0.95
+    probability: float = PROBABILITY
+    """How surely: one of the router's classes."""
     quality: Annotated[float, Meta(ge=0, le=2)] = 0.0
     min_quality: Annotated[float, Meta(ge=0, le=2)] = 0.0
     surface: Surface = Surface.CHAT_STREAM
@@ -57,6 +61,14 @@ class Class(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Smallest and largest, both included; `None` draws from the demand's sizes."""
     output_tokens: tuple[Tokens, Tokens] | None = None
     items: tuple[Tokens, Tokens] = (1, 1)
+
+    def __post_init__(self) -> None:
+        if self.probability not in CLASSES:
+            raise ValueError(f"probability: {self.probability:g} is none of {', '.join(map(str, CLASSES))}")
+        for field in ("prompt_tokens", "output_tokens", "items"):
+            bounds = getattr(self, field)
+            if bounds is not None and bounds[0] > bounds[1]:
+                raise ValueError(f"{field}: the first of a range is its lower end")
 
 
 class Tenants(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -17,7 +17,7 @@ import httptools
 import msgspec
 
 from loadtests.report import Sent
-from loadtests.workload import Planned, Surface, prose
+from loadtests.workload import PROBABILITY, Planned, Surface, prose
 
 TIMEOUT = 60.0
 """Seconds after which a request without a deadline is given up."""
@@ -44,8 +44,16 @@ def message(planned: Planned) -> Message:
     headers = [("x-route-explain", "1")]
     if kind.total_s is not None:
         headers.append(("x-deadline-ms", f"{kind.total_s * 1e3:.0f}"))
+    if kind.first_token_s is not None:
+        headers.append(("x-slo-ttft-ms", f"{kind.first_token_s * 1e3:.0f}"))
+    if kind.token_interval_s is not None:
+        headers.append(("x-slo-tpot-ms", f"{kind.token_interval_s * 1e3:g}"))
+    if kind.probability != PROBABILITY:
+        headers.append(("x-deadline-probability", f"{kind.probability:g}"))
     if kind.min_quality:
         headers.append(("x-min-quality", f"{kind.min_quality:g}"))
+    if planned.session:
+        headers.append(("x-session-id", planned.session))
     path, body = _content(planned)
     return Message(path, msgspec.json.encode(body), tuple(headers))
 
@@ -226,6 +234,7 @@ class Client:
             took=took,
             first_byte=None if reply.first_byte is None else reply.first_byte - intended,
             deadline=kind.total_s,
+            first_deadline=kind.first_token_s,
             status=reply.status,
             error=reply.error or ("" if ok else _code(reply)),
             request_id=headers.get("x-request-id", ""),

@@ -86,3 +86,42 @@ def test_load_reports_errors_and_fails(run, server):
 @pytest.mark.parametrize("url", ["ftp://x", "nonsense"])
 def test_load_refuses_what_is_no_url(run, url):
     assert run(cli.load, url).exit_code == 2
+
+
+def test_load_sends_a_trace_in_its_own_time(run, server, tmp_path):
+    """Twenty requests in 0.2 s, as recorded; asked for 50 a second, the trace is stretched."""
+    _, url = server
+    path = tmp_path / "trace.csv"
+    path.write_text("at,prompt_tokens,output_tokens\n" + "\n".join(f"{number / 100},5,5" for number in range(20)))
+    options = ("--trace", str(path), "--seconds", "0.2", "--json")
+    assert json.loads(run(cli.load, url, *options).output)["requests"] == 20
+    assert json.loads(run(cli.load, url, *options, "--rate", "50").output)["requests"] == 10
+
+
+def test_load_sends_the_demand_of_a_scenario(run, server, tmp_path):
+    _, url = server
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        """extends: headline.yaml
+demand:
+  arrivals: {process: even, cv: null}
+  classes: [{name: quick, surface: chat, total_s: 5, prompt_tokens: [3, 4], output_tokens: [1, 2]}]
+"""
+    )
+    result = run(cli.load, url, "--scenario", str(path), "--model", "m", "--rate", "100", "--seconds", "0.1", "--json")
+    assert json.loads(result.output)["requests"] == pytest.approx(10, abs=5)
+
+
+def test_load_names_what_is_wrong_with_a_trace(run, server, tmp_path):
+    _, url = server
+    path = tmp_path / "trace.csv"
+    path.write_text("at,prompt_tokens\n0,5\n")
+    result = run(cli.load, url, "--trace", str(path))
+    assert result.exit_code == 2
+    assert "trace.csv:1: no column output_tokens" in result.output
+
+
+def test_load_says_when_there_is_nothing_to_send(run, server):
+    result = run(cli.load, server[1], "--rate", "0.001", "--seconds", "0.001")
+    assert result.exit_code == 2
+    assert "no request falls into" in result.output

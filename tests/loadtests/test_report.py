@@ -29,6 +29,13 @@ def test_a_request_is_in_deadline_when_it_succeeded_in_time():
     assert not FAILED.in_deadline
 
 
+def test_a_first_byte_may_be_late_alone():
+    quick = Sent(number=0, kind="chat", ok=True, took=3.0, first_byte=0.3, first_deadline=0.4)
+    assert quick.in_deadline
+    assert not msgspec.structs.replace(quick, first_byte=0.5).in_deadline
+    assert not msgspec.structs.replace(quick, first_byte=None).in_deadline
+
+
 def test_summary_counts():
     run = summarise([HELD, LATE, PATIENT, FAILED])
     assert (run.requests, run.ok, run.in_deadline) == (4, 3, 2)

@@ -62,6 +62,11 @@ def test_the_middle_of_ranges():
     assert ranges.mean() == ranges.median() == (20, 2)
 
 
+def test_a_range_upside_down_is_refused():
+    with pytest.raises(ValueError, match="prompt_tokens: the first of a range is its lower end"):
+        Ranges(prompt_tokens=(3, 1))
+
+
 def test_between_two_quantiles_sizes_are_even_in_the_logarithm():
     assert inverted([0, 1], [10, 1000], np.array([0.0, 0.5, 1.0])).tolist() == [10, 100, 1000]
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from loadtests.arrivals import Arrivals, Burst, Day, Origin, Process
+from loadtests.prefixes import Sessions
 from loadtests.sizes import Ranges, fitted
 from loadtests.workload import Class, Demand, Planned, Surface, Tenants, prose, share_out
 
@@ -99,6 +100,24 @@ def test_tenants_are_skewed_and_a_burst_may_be_one_tenants():
     assert counts["hog"] == pytest.approx(2000, rel=0.1)
     assert counts["tenant-1"] == pytest.approx(4000 * 12 / 25, rel=0.1)
     assert all(5 <= planned.at < 10 for planned in plan if planned.tenant == "hog")
+
+
+def test_what_no_router_knows_and_ranges_upside_down_are_refused():
+    with pytest.raises(ValueError, match=r"probability: 0.97 is none of 0.9, 0.95, 0.98, 0.99"):
+        Class(name="c", probability=0.97)
+    with pytest.raises(ValueError, match="output_tokens: the first of a range is its lower end"):
+        Class(name="c", output_tokens=(9, 8))
+
+
+def test_conversations_keep_their_tenant_and_have_a_name():
+    tenants = Tenants(count=3)
+    talking = Demand(classes=(TIGHT,), sizes=SMALL, tenants=tenants, sessions=Sessions(think_s=1, follow_ups=0.6))
+    owners: dict[str, set[str]] = {}
+    for planned in talking.plan(200, 10, seed=1):
+        assert planned.prefix
+        owners.setdefault(planned.session, set()).add(planned.tenant)
+    assert all(len(owner) == 1 for owner in owners.values())
+    assert len(owners) < 1200
 
 
 def test_an_unknown_fit_is_refused_with_those_there_are():

@@ -82,6 +82,15 @@ async def test_a_reply_is_read_with_its_decision_headers(client, script):
     assert b"x-route-explain: 1\r\n" in script.received[0]
 
 
+def test_every_deadline_and_the_session_travel_as_headers():
+    kind = Class(name="k", first_token_s=0.4, token_interval_s=0.0255, probability=0.99)
+    made = message(Planned(0, 0.0, kind, 3, 4, 1, seed=1, session="session-7"))
+    assert dict(made.headers) == {
+        "x-route-explain": "1", "x-slo-ttft-ms": "400", "x-slo-tpot-ms": "25.5", "x-deadline-probability": "0.99",
+        "x-session-id": "session-7",
+    }  # fmt: skip
+
+
 async def test_requests_one_after_another_share_a_connection(client, script):
     await client.run([planned(CHAT, 0.0), planned(CHAT, 0.05), planned(CHAT, 0.10)])
     assert len(script.connections) == 1
