@@ -53,10 +53,15 @@ def demo(
             raise click.BadParameter(
                 f"the scenario has {len(world.gateways)} regions for them", param_hint="--gateways"
             )
+        if as_json and not once:
+            raise click.UsageError("--json belongs to --once: the demo itself prints a live table")
         wanted = demonstration.Wanted(
             scenario=world, gateways=gateways, redis=redis, port=port, control_port=control_port,
             once=once, json=as_json, requests=requests,
         )  # fmt: skip
+        impossible = wanted.impossible_ports()
+        if impossible:
+            raise click.BadParameter(impossible, param_hint="--port and --control-port")
         sys.exit(demonstration.run(wanted))
     except scenario.ScenarioError as error:
         _fail(error, 2)
@@ -84,9 +89,7 @@ def load(
     arrivals: str, trace: str | None, world: str | None, seed: int, key: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Send requests to the gateway at URL at a fixed RATE, whatever becomes of them, and report what came back."""
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise click.BadParameter("http://HOST:PORT was expected", param_hint="URL")
+    host, port = _address(url)
     kind = Class(
         name=surface, surface=Surface(surface), model=model or "tinychat", total_s=deadline_ms and deadline_ms / 1e3
     )
@@ -97,7 +100,7 @@ def load(
         _fail(error, 2)
     if not plan:
         raise click.BadParameter(f"no request falls into {seconds:g} s at this rate", param_hint="--rate")
-    sent = asyncio.run(_send(parts.hostname, parts.port or 80, key, plan))
+    sent = asyncio.run(_send(host, port, key, plan))
     summary = report.summarise(sent)
     if as_json:
         click.echo(msgspec.json.encode(summary).decode())
@@ -139,6 +142,18 @@ async def _send(host: str, port: int, key: str, plan: list[Planned]) -> list[rep
         return await client.run(plan)
     finally:
         client.close()
+
+
+def _address(url: str) -> tuple[str, int]:
+    """Host and port of a gateway's URL; a path is no part of it."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, 80 if parts.port is None else parts.port
+    except ValueError:  # a port that is none
+        host = None
+    if host is None or parts.scheme != "http" or not port:
+        raise click.BadParameter(f"{url!r} is none: http://HOST:PORT was expected", param_hint="URL")
+    return host, port
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -32,6 +32,8 @@ REFRESH_SECONDS: Final = 0.5
 PORTS_APART: Final = 2
 """Each further gateway listens this much higher, data and control: 8080/8081, 8082/8083, ..."""
 
+MAX_PORT: Final = 65535
+
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line asked for."""
@@ -49,6 +51,14 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         """One pair per gateway; 0 stays 0, a free port."""
         steps = (PORTS_APART * number for number in range(self.gateways))
         return [Ports(self.port and self.port + step, self.control_port and self.control_port + step) for step in steps]
+
+    def impossible_ports(self) -> str:
+        """Why the gateways cannot have their ports; empty when they can."""
+        wanted = [port for pair in self.ports() for port in pair if port]
+        if max(wanted, default=0) > MAX_PORT:
+            return f"{self.gateways} gateways would need port {max(wanted)}, and the last is {MAX_PORT}"
+        twice = next((port for port in wanted if wanted.count(port) > 1), None)
+        return "" if twice is None else f"port {twice} would be used twice; each gateway takes the next but one"
 
 
 def run(wanted: Wanted) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import redis
 from ruamel.yaml import YAML
 
 from loadtests import scenario as scenarios
@@ -100,6 +101,7 @@ class Embedded:
             self.children.append(child)
             self._say(f"registry   {self.redis} ({child.said.rpartition('* ')[2] or child.said})")
         else:
+            require_redis(self.redis)
             self._say(f"registry   {self.redis} (given)")
 
     def start_workers(self) -> None:
@@ -248,6 +250,15 @@ def start_redis(directory: Path) -> tuple[Child, str]:
         child.end()
         raise
     return child, f"redis://127.0.0.1:{port}/0"
+
+
+def require_redis(url: str) -> None:
+    """Raise ChildError unless a registry answers there: workers and gateways would wait for it in silence."""
+    try:
+        with redis.Redis.from_url(url, socket_timeout=1.0, socket_connect_timeout=1.0) as client:
+            client.ping()
+    except (redis.RedisError, OSError, ValueError) as error:
+        raise ChildError(f"--redis {url}: {error}") from error
 
 
 def redis_server() -> str:

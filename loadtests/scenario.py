@@ -133,7 +133,9 @@ def load(path: Path | None = None) -> Scenario:
     source = path if path is not None else resources.files("loadtests") / "scenarios" / DEMO
     try:
         return msgspec.convert(YAML(typ="safe", pure=True).load(source.read_text()), Scenario)
-    except (OSError, YAMLError, msgspec.ValidationError) as error:
+    except OSError as error:
+        raise ScenarioError(f"{source}: {error.strerror or error}") from error
+    except (YAMLError, msgspec.ValidationError) as error:
         raise ScenarioError(f"{source}: {error}") from error
 
 

@@ -8,6 +8,7 @@ measures.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -215,7 +216,7 @@ class Client:
             if connection is not None:
                 connection.abort()
         except OSError as error:
-            reply.error = error.strerror or str(error)
+            reply.error = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
         took = time.monotonic() - intended
         if connection is not None and connection.usable:
             self._idle.append(connection)
@@ -242,7 +243,7 @@ class Client:
             region=headers.get("x-route-region", ""),
             variant=headers.get("x-route-variant", ""),
             predicted=float(eta) / 1e3 if eta else None,
-            cost=float(cost) if cost else None,
+            cost=float(cost) if cost and ok else None,
             attempts=int(headers.get("x-route-attempts", "1")),
         )
 

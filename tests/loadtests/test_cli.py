@@ -83,9 +83,39 @@ def test_load_reports_errors_and_fails(run, server):
     assert "5 x 503" in result.output
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "nonsense"])
+@pytest.mark.parametrize("url", ["ftp://x", "nonsense", "http://x:99999", "http://x:port", "http://x:0", "http://[::1"])
 def test_load_refuses_what_is_no_url(run, url):
-    assert run(cli.load, url).exit_code == 2
+    refused = run(cli.load, url)
+    assert refused.exit_code == 2
+    assert "http://HOST:PORT was expected" in refused.output
+
+
+def test_load_says_in_words_that_nobody_is_there(run):
+    result = run(cli.load, "http://127.0.0.1:1", "--rate", "9", "--seconds", "0.5", "--arrivals", "even")
+    assert result.exit_code == 1
+    assert "x Connection refused" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--json",), "--json belongs to --once"),
+        (("--port", "9", "--control-port", "9"), "port 9 would be used twice"),
+    ],
+)
+def test_demo_refuses_options_that_make_no_sense(run, options, says):
+    refused = run(cli.demo, *options)
+    assert refused.exit_code == 2
+    assert says in refused.output
+
+
+@pytest.mark.parametrize(("url", "says"), [("redis://127.0.0.1:1/0", "refused"), ("http://x", "redis://")])
+def test_demo_refuses_a_registry_that_does_not_answer(run, url, says):
+    refused = run(cli.demo, "--redis", url, "--port", "0", "--control-port", "0")
+    assert refused.exit_code == 1
+    assert refused.output.startswith(f"isochrone: --redis {url}: ")
+    assert says in refused.output
+    assert len(refused.output.strip().splitlines()) == 1
 
 
 def test_load_sends_a_trace_in_its_own_time(run, server, tmp_path):

@@ -19,6 +19,14 @@ def test_further_gateways_listen_two_ports_higher():
     assert Wanted(scenario=DEMO, gateways=2, port=0, control_port=0).ports() == [Ports(0, 0), Ports(0, 0)]
 
 
+def test_ports_that_cannot_be_had_are_named():
+    assert Wanted(scenario=DEMO, gateways=3).impossible_ports() == ""
+    assert Wanted(scenario=DEMO, gateways=3, port=0, control_port=0).impossible_ports() == ""
+    assert "port 9 would be used twice" in Wanted(scenario=DEMO, port=9, control_port=9).impossible_ports()
+    assert "port 9 would be used twice" in Wanted(scenario=DEMO, gateways=2, port=9, control_port=7).impossible_ports()
+    assert "need port 65537" in Wanted(scenario=DEMO, gateways=2, port=65535).impossible_ports()
+
+
 def test_invitation_names_every_gateway_and_has_a_curl_line():
     gateways = [Gateway(None, "eu", "http://127.0.0.1:1", "http://127.0.0.1:2"), Gateway(None, "us", "http://h:3", "")]
     text = invitation(gateways)
