@@ -2,7 +2,7 @@
 
 A `Node` is a view on one slot. `touch` writes a slot after a change; a request is evaluated over all slots by one
 matrix product and a few vector operations (`Candidates`), from the same numbers the readable oracle in
-`balancers/pipeline.py` reads slot by slot.
+`balancers/pipeline.py` reads slot by slot. Each operation costs about 0.3 us however few the nodes, so they are few.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SECONDS = ("fixed", "prompt", "output", "item")
 _SPREADS = ("spread", "spread_prompt", "spread_output", "spread_item")
 _DOLLARS = ("usd", "usd_prompt", "usd_output", "usd_item", "usd_byte")
 _BLOCKS = (_SECONDS, _SPREADS, _DOLLARS)
-_FLOATS = ("wait", "network", "outstanding", "error", "quality")
+_FLOATS = ("wait", "network", "error", "quality")
 _FLAGS = (
     "accepts",  # may be sent a request now
     "reachable",  # not draining: what is left to try in panic
@@ -68,7 +68,6 @@ class Columns:
     usd_byte: Floats
     wait: Floats
     network: Floats
-    outstanding: Floats
     error: Floats
     """Relative deviation of the compute time."""
     quality: Floats
@@ -84,20 +83,28 @@ class Columns:
         self._masks: dict[Selection, Mask] = {}
         self._named: dict[str, list[int]] = {}
         """Slots by worker id, region, cloud; made anew when membership changed and somebody asks."""
+        self._at_least: dict[float, Mask] = {}
+        """Nodes by the quality they reach."""
         self._request: Floats = np.zeros(_TERMS, np.float32)
         self._request[0] = 1.0
+        self._weights: Floats = np.array((1.0, 0.0, 0.0), np.float32)
+        """Of the blocks, in a quantile: mean + z * spread."""
+        self._outstanding: Floats
+        self._recount: dict[Node, float] = {}
+        """Nodes with other requests outstanding than `_outstanding` says, and since when: few balancers ask."""
         self._allocate(_START)
 
     def _allocate(self, capacity: int) -> None:
         """Make room, keeping what is there."""
         old, size = getattr(self, "_store", None), len(self.nodes)
         self._capacity = capacity
+        self._shape = len(_BLOCKS), capacity
         self._matrix: Floats = np.zeros((_TERMS, len(_BLOCKS) * capacity), np.float32)
         self._store: dict[str, npt.NDArray[Any]] = {}
         for block, names in enumerate(_BLOCKS):
             for term, name in enumerate(names):
                 self._store[name] = self._matrix[term, block * capacity : (block + 1) * capacity]
-        self._store |= {name: np.zeros(capacity, np.float32) for name in _FLOATS}
+        self._store |= {name: np.zeros(capacity, np.float32) for name in (*_FLOATS, "_outstanding")}
         self._store |= {name: np.zeros(capacity, np.bool_) for name in _FLAGS}
         if old is not None:
             for name, column in self._store.items():
@@ -125,6 +132,7 @@ class Columns:
     def remove(self, node: Node) -> None:
         """Take a node out; the last one moves into its slot."""
         self._count(node, healthy=False, draining=False)
+        self._recount.pop(node, None)
         last = self.nodes.pop()
         if last is not node:
             for column in self._store.values():
@@ -158,11 +166,23 @@ class Columns:
         self.network[i] = network
         self.fixed[i] = network + wait + base
         self.spread[i] = node.fixed_spread(wait, now) + node.speed.error * base
-        self.outstanding[i] = state.outstanding(now)
+        self._recount[node] = now
         self.accepts[i] = state.accepts(now)
         health = state.health.state
         self.reachable[i] = health is not State.DRAINING
         self._count(node, healthy=health in IN_SERVICE, draining=health is State.DRAINING)
+
+    def recount(self, node: Node, now: float) -> None:
+        """Note that more or fewer requests are outstanding on a node, and nothing else has changed."""
+        self._recount[node] = now
+
+    @property
+    def outstanding(self) -> Floats:
+        """Requests waiting and running."""
+        for node, now in self._recount.items():
+            self._outstanding[node.slot] = node.state.outstanding(now)
+        self._recount.clear()
+        return self._outstanding
 
     def _count(self, node: Node, *, healthy: bool, draining: bool) -> None:
         """Keep the numbers of nodes in service and draining."""
@@ -194,7 +214,17 @@ class Columns:
 
     def forget_masks(self) -> None:
         self._masks.clear()
+        self._at_least.clear()
         self._named.clear()
+
+    def _reaching(self, quality: float) -> Mask:
+        """Which nodes reach a quality, cached likewise."""
+        mask = self._at_least.get(quality)
+        if mask is None:
+            if len(self._at_least) >= _MASKS_KEPT:
+                self._at_least.clear()
+            mask = self._at_least[quality] = self.quality >= quality
+        return mask
 
     def named(self, names: Iterable[str]) -> Mask:
         """Which nodes one of the names (worker id, region, cloud) means."""
@@ -213,7 +243,7 @@ class Columns:
         if self.in_service < panic_share * (len(self.nodes) - self.draining):
             mask = self.reachable  # panic: so much bad health means that the health data is wrong
         if quality > 0.0:
-            mask = mask & (self.quality >= quality)
+            mask = mask & self._reaching(quality)
         selection = request.selection
         if selection is not ANY:
             mask = mask & self.mask(selection)
@@ -225,16 +255,24 @@ class Columns:
             mask = mask & ~self.named(avoid)
         return mask
 
-    def evaluate(self, request: Request, output_tokens: float) -> tuple[Floats, Floats, Floats]:
-        """(seconds in the mean, seconds of spread, US dollars) on every node, for an output of so many tokens."""
+    def evaluate(self, request: Request, output_tokens: float) -> Floats:
+        """Seconds in the mean, seconds of spread, and US dollars on every node, for an output of so many tokens."""
+        return self.blocks(request, output_tokens)[:, : len(self.nodes)]
+
+    def blocks(self, request: Request, output_tokens: float) -> Floats:
+        """As `evaluate`, over all slots there is room for."""
         terms = self._request
         terms[1] = request.prompt_tokens
         terms[2] = output_tokens
         terms[3] = request.items - 1
         terms[4] = request.reply_bytes
-        product = terms.dot(self._matrix)
-        size, capacity = len(self.nodes), self._capacity
-        return product[:size], product[capacity : capacity + size], product[2 * capacity : 2 * capacity + size]
+        return terms.dot(self._matrix).reshape(self._shape)
+
+    def quantile(self, blocks: Floats, z: float) -> Floats:
+        """Seconds at z spreads above the mean, of `blocks`."""
+        self._weights[1] = z
+        seconds: Floats = self._weights.dot(blocks)
+        return seconds[: len(self.nodes)]
 
     def candidates(self, request: Request, eligible: Mask, now: float) -> Candidates:
         return Candidates(self, request, eligible, now)
@@ -246,7 +284,7 @@ class Candidates:
     Feasible means that every deadline is met with the request's probability: mean + z(p) * spread <= budget.
     """
 
-    __slots__ = ("columns", "cost", "eligible", "fit", "request", "spread", "total")
+    __slots__ = ("_blocks", "columns", "cost", "eligible", "fit", "request")
 
     eligible: Mask
     """May take it."""
@@ -254,12 +292,10 @@ class Candidates:
     """May take it and is predicted to meet every deadline."""
 
     def __init__(self, columns: Columns, request: Request, eligible: Mask, now: float) -> None:
-        total, spread, cost = columns.evaluate(request, request.output_tokens)
         self.columns = columns
         self.request = request
-        self.total = total
-        self.spread = spread
-        self.cost = cost
+        self._blocks = blocks = columns.blocks(request, request.output_tokens)
+        self.cost = cost = blocks[2, : len(columns.nodes)]
         if request.max_cost < INFINITE:
             eligible = eligible & (cost <= request.max_cost)
         self.eligible = eligible
@@ -267,14 +303,24 @@ class Candidates:
             self.fit = eligible & (columns.wait <= request.patience)
             return
         z = Z[request.probability]
-        fit = eligible & (total + spread * z <= request.deadline - now)
+        fit = eligible & (columns.quantile(blocks, z) <= request.deadline - now)
         if request.first_token_deadline < INFINITE:
-            first, first_spread, _ = columns.evaluate(request, 0.0)
-            fit = fit & (first + first_spread * z <= request.first_token_deadline - now)
+            first = columns.quantile(columns.blocks(request, 0.0), z)
+            fit = fit & (first <= request.first_token_deadline - now)
         if request.token_interval < INFINITE:
             # A node's pace varies with its relative error, not with what waits in front of it.
             fit = fit & (columns.output * (1.0 + z * columns.error) <= request.token_interval)
         self.fit = fit
+
+    @property
+    def total(self) -> Floats:
+        """Seconds in the mean."""
+        return self._blocks[0, : len(self.columns.nodes)]
+
+    @property
+    def spread(self) -> Floats:
+        """Standard deviation of the seconds."""
+        return self._blocks[1, : len(self.columns.nodes)]
 
     def narrowed(self, keep: Mask) -> Candidates:
         """The same, with fewer nodes."""

@@ -21,6 +21,8 @@ SPEED_CLIP = (-1.6, 1.6)
 """Log bounds of the correction, a factor 5: beyond that the curve is wrong, not the node slow."""
 PRIOR_SAMPLES = 3
 """What the curve weighs against the first samples: the first of a cold process may be several times too slow."""
+_SETTLED = 1 / SPEED_GAIN - PRIOR_SAMPLES
+"""From so many samples on the gain is the constant one."""
 PRIOR_ERROR = 0.1
 """Relative service error assumed until it is learned (algorithm.md 2.3: 0.1 of the service time)."""
 MIN_ERROR = 0.02
@@ -69,8 +71,10 @@ class Overhead:
         self.mean = 0.0
 
     def observe(self, seconds: float) -> None:
-        bounded = min(seconds, 2.0 * self.mean + OVERHEAD_STEP)  # one stall is an accident, not a distance
-        self.mean = max(0.0, self.mean + RTT_GAIN * (bounded - self.mean))
+        mean = self.mean
+        most = 2.0 * mean + OVERHEAD_STEP  # one stall is an accident, not a distance
+        mean += RTT_GAIN * ((seconds if seconds < most else most) - mean)
+        self.mean = mean if mean > 0.0 else 0.0
 
     def fade(self, share: float) -> None:
         """Forget a share of it."""
@@ -96,12 +100,16 @@ class Speed:
         if not 0.0 < ratio < math.inf:
             return
         low, high = SPEED_CLIP
-        value = min(high, max(low, math.log(ratio)))
-        gain = max(SPEED_GAIN, 1.0 / (self.samples + 1 + PRIOR_SAMPLES))
-        self.error = max(MIN_ERROR, self.error + gain * (abs(value - self._log) - self.error))
-        self._log += gain * (value - self._log)
+        value = math.log(ratio)
+        if not low < value < high:
+            value = low if value < 0.0 else high
+        self.samples = samples = self.samples + 1
+        gain = SPEED_GAIN if samples >= _SETTLED else 1.0 / (samples + PRIOR_SAMPLES)
+        off = value - self._log
+        error = self.error + gain * (abs(off) - self.error)
+        self.error = error if error > MIN_ERROR else MIN_ERROR
+        self._log += gain * off
         self.factor = math.exp(self._log)
-        self.samples += 1
 
     def fade(self, share: float) -> None:
         """Forget a share of what was learned: towards the curve, and towards the prior's doubt."""

@@ -219,13 +219,12 @@ class Fleet:
     def _count(self, state: WorkerState, now: float) -> None:
         """Show what one dispatch more or less changed: on a healthy worker with free slots, only a count."""
         health = state.health
-        if health.state is not State.SERVING or health.slow or state.wait(now) != state.shown_wait:
+        if health.state is not State.SERVING or health.slow or state.shown_wait or not state.relaxed(now):
             self._touch(state, now)
             return
-        outstanding = state.outstanding(now)
         for node in state.nodes:
             if node.columns is not None:
-                node.columns.outstanding[node.slot] = outstanding
+                node.columns.recount(node, now)
 
     def _touch(self, state: WorkerState, now: float) -> None:
         state.shown_wait = state.wait(now)

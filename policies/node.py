@@ -55,6 +55,8 @@ class WorkerState:
         self.nodes: list[Node] = []
         self.slots = 1
         """Requests its engine works on at once."""
+        self._free = 0
+        """Of these, the free ones when the load was taken, if nothing waited then, and those of ours freed since."""
         self.drained_by_operator = False
         self.in_flight = 0
         self.learned_at = -math.inf
@@ -72,6 +74,7 @@ class WorkerState:
         """Take the nodes of a new record."""
         self.nodes = nodes
         self.slots = max(node.endpoint.max_batch for node in nodes)
+        self._free = 0  # until the next load
 
     # What the registry says.
 
@@ -83,6 +86,8 @@ class WorkerState:
             del self._unseen[key]
         self._unseen_work = sum(work for _, work in self._unseen.values())
         self._finished_work, self._finished = 0.0, 0
+        idle = load.waiting == 0 and load.backlog == 0.0
+        self._free = self.slots - (load.running or 0) if idle else 0
         self._follow_drain()
 
     def drain(self, on: bool) -> None:
@@ -108,12 +113,18 @@ class WorkerState:
         if seen is None:
             self._finished_work += work
             self._finished += 1
+            if self._free:
+                self._free += 1
         elif self._unseen:
             self._unseen_work -= seen[1]
         else:
             self._unseen_work = 0.0  # exact again: no rounding survives an idle moment
 
     # What follows.
+
+    def relaxed(self, now: float) -> bool:
+        """Whether surely nobody waits there: then one request more or less of ours changes no wait."""
+        return len(self._unseen) < self._free and now - self.load_at <= STALE_LOAD_SECONDS
 
     def outstanding(self, now: float) -> int:
         """Requests waiting and running there, ours included, as far as known."""
@@ -203,7 +214,7 @@ class Node:
         """Take a new description of the endpoint; what was learned about it stays."""
         self.endpoint = endpoint
         self.id = f"{self.state.record.id}/{endpoint.model}:{endpoint.variant}"
-        self.typical_work = self._share(endpoint.curve.base + TYPICAL_TOKENS * endpoint.curve.decode)
+        self.typical_work = self.share(endpoint.curve.base + TYPICAL_TOKENS * endpoint.curve.decode)
         self.price()
 
     def price(self) -> None:
@@ -221,17 +232,19 @@ class Node:
         return self.state.accepts(now)
 
     def work(self, request: Request) -> float:
-        """Seconds this request keeps others waiting there: its share of the slots, or its place in a batch."""
-        return self._share(self.seconds(request) * self.speed.factor)
+        """Seconds this request keeps others waiting there."""
+        return self.share(self.seconds(request) * self.speed.factor)
 
     def seconds(self, request: Request, output_tokens: float | None = None) -> float:
         """Compute seconds by the service curve, with the expected or the given output."""
         tokens = request.output_tokens if output_tokens is None else output_tokens
         return self.endpoint.curve.seconds(request.prompt_tokens, tokens, request.items)
 
-    def _share(self, seconds: float) -> float:
-        curve = self.endpoint.curve
-        return max(curve.item, seconds / self.endpoint.max_batch)
+    def share(self, seconds: float) -> float:
+        """Seconds that so much compute keeps others waiting: its share of the slots, or its place in a batch."""
+        endpoint = self.endpoint
+        shared, item = seconds / endpoint.max_batch, endpoint.curve.item
+        return shared if shared > item else item
 
     def network(self) -> float:
         return self.state.rtt.mean + self.state.overhead.mean
@@ -242,18 +255,21 @@ class Node:
         Jitter, the error of the wait, and what strangers may have sent unseen since the load was taken.
         """
         state = self.state
-        age = min(max(0.0, now - state.load_at), STALE_LOAD_SECONDS)
-        unseen = math.sqrt(IDLE_ARRIVALS * self.typical_work * (age + state.rtt.mean / 2))
-        return state.rtt.jitter + WAIT_ERROR * wait + unseen
+        rtt, age = state.rtt, now - state.load_at
+        if not 0.0 <= age <= STALE_LOAD_SECONDS:
+            age = 0.0 if age < 0.0 else STALE_LOAD_SECONDS
+        unseen = math.sqrt(IDLE_ARRIVALS * self.typical_work * (age + rtt.mean / 2))
+        return rtt.jitter + WAIT_ERROR * wait + unseen
 
     def eta(self, request: Request, now: float) -> Eta:
         """Mean and spread of the time a request sent now would take."""
-        curve, factor = self.endpoint.curve, self.speed.factor
-        decode = curve.decode * request.output_tokens * factor
-        compute = self.seconds(request) * factor
-        wait = self.state.wait(now)
-        spread = self.fixed_spread(wait, now) + self.speed.error * compute
-        return Eta(network=self.network(), wait=wait, prefill=compute - decode, decode=decode, spread=spread)
+        curve, speed, state = self.endpoint.curve, self.speed, self.state
+        factor, tokens = speed.factor, request.output_tokens
+        decode = curve.decode * tokens * factor
+        compute = curve.seconds(request.prompt_tokens, tokens, request.items) * factor
+        wait = 0.0 if state.relaxed(now) else state.wait(now)
+        spread = self.fixed_spread(wait, now) + speed.error * compute
+        return Eta(state.rtt.mean + state.overhead.mean, wait, compute - decode, decode, spread)
 
     def cost(self, request: Request) -> float:
         """Expected US dollars for a request."""
@@ -268,13 +284,12 @@ class Node:
         """
         self.learned_at = dispatch.at
         request, state = dispatch.request, self.state
-        if outcome.prefill is not None and outcome.first_byte is not None:
-            inside = (outcome.queue or 0.0) + outcome.prefill
-            if not request.stream and outcome.decode is not None:
-                inside += outcome.decode
-            state.overhead.observe(outcome.first_byte - inside - state.rtt.mean)
+        prefill, first_byte = outcome.prefill, outcome.first_byte
+        if prefill is not None and first_byte is not None:
+            compute = prefill + (outcome.decode or 0.0)
+            inside = (outcome.queue or 0.0) + (prefill if request.stream else compute)
+            state.overhead.observe(first_byte - inside - state.rtt.mean)
             state.learned_at = dispatch.at
-            compute = outcome.prefill + (outcome.decode or 0.0)
         elif outcome.total is not None and state.wait(dispatch.at) == 0.0:
             compute = outcome.total - dispatch.eta.network
         else:
@@ -282,14 +297,15 @@ class Node:
         curve_seconds = self.seconds(request, outcome.output_tokens)
         if curve_seconds <= 0.0:
             return False
-        self.speed.observe(compute / curve_seconds)
+        speed, charging = self.speed, self.charge
+        speed.observe(compute / curve_seconds)
         if outcome.accelerator is not None:
-            self.charge.observe(outcome.accelerator / curve_seconds)
+            charging.observe(outcome.accelerator / curve_seconds)
         factor, error, charge = self._shown
         if (
-            abs(self.speed.factor - factor) <= WORTH_SHOWING * factor
-            and abs(self.speed.error - error) <= WORTH_SHOWING
-            and abs(self.charge.factor - charge) <= WORTH_SHOWING * charge
+            abs(speed.factor - factor) <= WORTH_SHOWING * factor
+            and abs(speed.error - error) <= WORTH_SHOWING
+            and abs(charging.factor - charge) <= WORTH_SHOWING * charge
         ):
             return False
         self._show()

@@ -64,7 +64,8 @@ class RetryBudget:
 
     def requested(self) -> None:
         """A first attempt was dispatched."""
-        self._balance = min(BALANCE_CAP, self._balance + self.config.share)
+        balance = self._balance + self.config.share
+        self._balance = balance if balance < BALANCE_CAP else BALANCE_CAP
 
     def take(self) -> bool:
         """Ask for one repeat; it is counted as in flight until `released`."""
@@ -84,10 +85,10 @@ class RetryBudget:
     def settled(self, ok: bool) -> None:
         """An attempt ended: feed the token bucket."""
         config = self.config
-        if ok:
-            self._tokens = min(config.bucket_tokens, self._tokens + config.token_ratio)
-        else:
+        if not ok:
             self._tokens = max(0.0, self._tokens - 1.0)
+        elif self._tokens < config.bucket_tokens:
+            self._tokens = min(config.bucket_tokens, self._tokens + config.token_ratio)
 
     def __repr__(self) -> str:
         return f"<RetryBudget {self._in_flight} in flight, balance {self._balance:.1f}, {self._tokens:.1f} tokens>"

@@ -14,6 +14,8 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Mapping
 
+import msgspec
+
 from policies import admission
 from policies.admission import AdmissionConfig
 from policies.balancers import Balancer
@@ -21,6 +23,7 @@ from policies.balancers.cheapest_in_deadline import CheapestInDeadline
 from policies.balancers.soonest import FastestTokens, Soonest
 from policies.columns import Candidates, Columns, in_regions
 from policies.fleet import Fleet
+from policies.node import Node
 from policies.reason import Reason
 from policies.request import (
     ANY,
@@ -38,8 +41,6 @@ from policies.request import (
 from policies.retry import RetryBudget, RetryConfig
 
 TRIES = (Infeasible.BEST_EFFORT, Infeasible.HOLD)
-OUR_DOING = frozenset({Reason.CLIENT_GONE})
-"""Ends of an attempt that say nothing about the fleet."""
 
 
 class Policy:
@@ -52,27 +53,21 @@ class Policy:
         self.in_flight = 0
 
 
-class Choice:
+class Choice(msgspec.Struct, gc=False, frozen=True):
     """What `consider` found: a node and the promise it was picked under."""
 
-    __slots__ = ("candidates", "node", "slot", "status")
+    candidates: Candidates
+    slot: int
+    status: Status
 
-    def __init__(self, candidates: Candidates, slot: int, status: Status) -> None:
-        self.candidates = candidates
-        self.slot = slot
-        self.node = candidates.columns.nodes[slot]
-        self.status = status
+    @property
+    def node(self) -> Node:
+        return self.candidates.columns.nodes[self.slot]
 
 
-class _Open:
-    """A dispatch that has not been reported: what `report` must undo. It keeps the dispatch, so its identity, alive."""
-
-    __slots__ = ("dispatch", "policy", "work")
-
-    def __init__(self, dispatch: Dispatch, policy: Policy, work: float) -> None:
-        self.dispatch = dispatch
-        self.policy = policy
-        self.work = work
+_Open = tuple[Dispatch, Policy, float]
+"""A dispatch that has not been reported, whose it is, and the work reserved: what `report` must undo. It keeps the
+dispatch, so its identity, alive."""
 
 
 class Router:
@@ -81,6 +76,7 @@ class Router:
         self._policies = policies
         self._rng = rng
         self._open: dict[int, _Open] = {}
+        """By identity."""
         self._sorted: dict[Sort, Balancer] = {
             Sort.PRICE: CheapestInDeadline(),
             Sort.LATENCY: Soonest(),
@@ -107,33 +103,33 @@ class Router:
         choice = self.consider(request, now, avoid)
         if isinstance(choice, Shed):
             return choice
-        if not choice.candidates.columns.accepts[choice.slot]:
+        candidates, slot = choice.candidates, choice.slot
+        columns = candidates.columns
+        if not columns.accepts[slot]:
             self.fleet.panics += 1
-        if avoid and not policy.budget.take():
+        if not avoid:
+            policy.budget.requested()
+        elif not policy.budget.take():
             return Shed(Reason.OVERLOADED, "The retry budget is spent.", retry_after=admission.MIN_RETRY_AFTER)
-        node = choice.node
-        dispatch = Dispatch(
-            request=request,
-            node=node,
-            at=now,
-            attempt=len(avoid) + 1,
-            status=choice.status,
-            eta=node.eta(request, now),
-            cost=float(choice.candidates.cost[choice.slot]),
-        )
-        self._reserve(policy, dispatch)
+        node = columns.nodes[slot]
+        eta = node.eta(request, now)
+        dispatch = Dispatch(request, node, now, len(avoid) + 1, choice.status, eta, candidates.cost.item(slot))
+        work = node.share(eta.prefill + eta.decode)
+        policy.in_flight += 1
+        self._open[id(dispatch)] = dispatch, policy, work
+        self.fleet.reserve(dispatch, work)
         return dispatch
 
     def report(self, dispatch: Dispatch, outcome: Outcome, now: float) -> None:
         """Settle a dispatch. Raises KeyError when it was settled before: once per dispatch, never twice."""
-        opened = self._open.pop(id(dispatch))
-        policy = opened.policy
+        _, policy, work = self._open.pop(id(dispatch))
         policy.in_flight -= 1
         if dispatch.attempt > 1:
             policy.budget.released()
-        if outcome.reason not in OUR_DOING:
-            policy.budget.settled(ok=outcome.reason is None)
-        self.fleet.settle(dispatch, opened.work, outcome, now)
+        reason = outcome.reason
+        if reason is not Reason.CLIENT_GONE:  # which says nothing about the fleet
+            policy.budget.settled(ok=reason is None)
+        self.fleet.settle(dispatch, work, outcome, now)
 
     def tick(self, now: float) -> None:
         """Maintenance; call it about every 50 ms."""
@@ -146,23 +142,23 @@ class Router:
         columns = self.fleet.columns(request.model)
         if columns is None:
             return Shed(Reason.MODEL_NOT_FOUND, param="model")
-        balancer = self._balancer(request)
+        balancer = self._policies[request.policy].balancer if request.sort is None else self._sorted[request.sort]
         candidates = self._candidates(columns, request, request.quality, now, avoid)
-        slot = self._pick(balancer, candidates)
+        if request.sort is None and not request.order:
+            slot = balancer.pick(candidates, self._rng)
+        else:
+            slot = self._pick(balancer, candidates)
         if slot is not None and candidates.fit[slot]:
             return Choice(candidates, slot, Status.FEASIBLE)
         if slot is not None and (candidates.fit.any() or not refuses(request)):
             return Choice(candidates, slot, Status.BEST_EFFORT)  # the pick of a balancer that is blind to deadlines
         return self._when_infeasible(balancer, candidates, now, avoid)
 
-    def _balancer(self, request: Request) -> Balancer:
-        return self._policies[request.policy].balancer if request.sort is None else self._sorted[request.sort]
-
     def _candidates(
         self, columns: Columns, request: Request, quality: float, now: float, avoid: Collection[str]
     ) -> Candidates:
         eligible = columns.eligible(request, quality, avoid, self.fleet.health.panic_share)
-        return columns.candidates(request, eligible, now)
+        return Candidates(columns, request, eligible, now)
 
     def _pick(self, balancer: Balancer, candidates: Candidates) -> int | None:
         request = candidates.request
@@ -229,14 +225,6 @@ class Router:
         if len(avoid) + request.client_retries > policy.budget.config.max_extra or not request.allow_fallbacks:
             return Shed(Reason.NO_CAPACITY, "No further attempt is allowed.", None, admission.MIN_RETRY_AFTER)
         return None
-
-    def _reserve(self, policy: Policy, dispatch: Dispatch) -> None:
-        work = dispatch.node.work(dispatch.request)
-        policy.in_flight += 1
-        if dispatch.attempt == 1:
-            policy.budget.requested()
-        self._open[id(dispatch)] = _Open(dispatch, policy, work)
-        self.fleet.reserve(dispatch, work)
 
     def adopt(self, other: Router) -> None:
         """Share the open dispatches of the router this one replaces: each may be reported to either."""

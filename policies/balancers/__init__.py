@@ -21,15 +21,13 @@ class Balancer(Protocol):
 
 def two_of(mask: Mask, rng: random.Random) -> tuple[int, int] | None:
     """Two distinct random slots of a mask (the same one twice if there is only one)."""
-    slots = mask.nonzero()[0].tolist()
+    slots = mask.nonzero()[0]
     count = len(slots)
-    if count == 0:
-        return None
-    if count == 1:
-        return slots[0], slots[0]
+    if count < 2:
+        return (slots.item(0), slots.item(0)) if count else None
     first = int(rng.random() * count)
     second = int(rng.random() * (count - 1))
-    return slots[first], slots[second + (second >= first)]
+    return slots.item(first), slots.item(second + (second >= first))
 
 
 def better_of_two(mask: Mask, score: Floats, rng: random.Random) -> int | None:

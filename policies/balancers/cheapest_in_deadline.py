@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 
-from policies.balancers import better_of_two
+from policies.balancers import two_of
 from policies.columns import Candidates
 
 TIER = 1.05
@@ -21,14 +21,18 @@ class CheapestInDeadline:
     """
 
     def pick(self, candidates: Candidates, rng: random.Random) -> int | None:
-        fit = candidates.fit
-        costs = candidates.cost[fit]
-        if not costs.size:
+        fit, cost = candidates.fit, candidates.cost
+        costs = cost[fit]
+        if not len(costs):
             return None
-        tier = fit & (candidates.cost <= costs[costs.argmin()] * TIER)
+        tier = fit & (cost <= costs[costs.argmin()] * TIER)
         if candidates.request.affinity:
             return affine(candidates, tier.nonzero()[0].tolist())
-        return better_of_two(tier, candidates.total, rng)
+        pair = two_of(tier, rng)
+        assert pair is not None
+        first, second = pair
+        total = candidates.total
+        return first if first == second or total[first] <= total[second] else second
 
 
 def affine(candidates: Candidates, slots: list[int]) -> int:
