@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format lock models models-minilm bench-edge sim-vs-real clean
+.PHONY: help setup demo test check format lock models models-minilm bench-edge sim-vs-real bench-sim clean
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
@@ -51,6 +51,9 @@ bench-edge: setup  ## CPU per proxied request with the full decision, beside ngi
 
 sim-vs-real: setup  ## One plan simulated and in real processes: do they agree? (90 s; wants two idle cores)
 	$(BIN)/python -m loadtests.live.versus
+
+bench-sim: setup  ## Simulated requests per minute on one core, and where the time goes
+	$(BIN)/python -m loadtests.simulator.bench
 
 clean:  ## Remove what the targets made
 	rm -rf .venv build

@@ -20,6 +20,7 @@ COMMANDS = {
     "keys": "gateway.commands:keys",
     "demo": "loadtests.cli:demo",
     "load": "loadtests.cli:load",
+    "simulate": "loadtests.simulator.cli:simulate",
 }
 SUMMARIES = {
     "gateway": "Route each request to the cheapest node that meets its deadline.",
@@ -31,6 +32,7 @@ SUMMARIES = {
     "keys": "Make keys for clients, workers and operators.",
     "demo": "Start a whole fleet on this machine and show it.",
     "load": "Put load on a gateway.",
+    "simulate": "Judge policies in a simulated world.",
 }
 """One line each for `--help`, so that listing the commands imports none of them."""
 

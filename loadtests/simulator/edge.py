@@ -93,9 +93,9 @@ class Edge:
 
     def _decide(self, call: Call) -> Dispatch | Hold | Shed:
         contender = self.contender
-        began = time.perf_counter()
+        began = time.thread_time()
         decision = contender.route(call.request, self.timeline.now, call.tried)
-        self.ledger.decided(time.perf_counter() - began)
+        self.ledger.decided(time.thread_time() - began)
         for worker_id in contender.probes():
             self._ask(worker_id)
         return decision
@@ -202,7 +202,7 @@ class Edge:
             return
         now = self.timeline.now
         job.first_byte = now - job.dispatch.at
-        job.call.first = now
+        self.ledger.begin(job.call, now)
         if job.report is not None:
             self.observe(LoadSeen(job.report, self.ages[job.worker.region]))
 
@@ -212,7 +212,7 @@ class Edge:
             return
         call, now = job.call, self.timeline.now
         if call.first is None:
-            call.first = now
+            self.ledger.begin(call, now)
             job.first_byte = now - job.dispatch.at
         call.worker = job.worker
         call.variant_quality = job.service.profile.quality

@@ -33,6 +33,8 @@ class Ledger:
         self._noise = noise
         self._emptied = emptied
         self._open = 0
+        self.unbegun = 0
+        """Open ones whose client has had nothing yet: only these may still be sent anywhere."""
         self._decisions = 0
         self._deciding_s = 0.0
         self._samples: list[tuple[float, dict[str, int]]] = []
@@ -46,18 +48,26 @@ class Ledger:
         call = Call(planned, self._noise[planned.number], now)
         self.calls.append(call)
         self._open += 1
+        self.unbegun += 1
         return call
+
+    def begin(self, call: Call, now: float) -> None:
+        """Its client has had a first token."""
+        call.first = now
+        self.unbegun -= 1
 
     def close(self, call: Call) -> None:
         """Its client has its ending."""
         assert not call.closed, call
+        if call.first is None:
+            self.unbegun -= 1
         call.closed = True
         self._open -= 1
         if not self._open:
             self._emptied()
 
     def decided(self, seconds: float) -> None:
-        """A `route` took so long, by the wall."""
+        """A `route` took so long, of this thread's own time."""
         self._decisions += 1
         self._deciding_s += seconds
 

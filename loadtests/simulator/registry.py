@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 
 from loadtests.simulator.edge import Edge
 from loadtests.simulator.serving import Worker
@@ -52,8 +53,10 @@ class Member:
 class Membership:
     """The fleet as one gateway believes it to be. Drives the edge's contender."""
 
-    def __init__(self, edge: Edge, control: Control, rng: random.Random) -> None:
+    def __init__(self, edge: Edge, control: Control, rng: random.Random, over: Callable[[], bool]) -> None:
+        """`over` says whether nothing depends on it any more."""
         self.edge = edge
+        self._over = over
         self.lease = max(control.lease_s, MIN_BEATS_PER_LEASE * control.heartbeat_s)
         self.members: dict[str, Member] = {}
         self.silenced: set[str] = set()
@@ -95,29 +98,30 @@ class Membership:
 
     def sweep(self, _: object) -> None:
         """End the leases that lapsed; doubt it when most of a region fell silent."""
-        now, lease = self.edge.timeline.now, self.lease
-        regions: dict[str, list[int]] = {}
-        lapsed = []
-        for member in self.members.values():
-            silent = now - member.heard
-            counts = regions.setdefault(member.worker.region, [0, 0])
-            counts[0] += 1
-            counts[1] += member.doubted or silent > lease / 2
-            if silent > lease:
-                lapsed.append(member)
-        for member in lapsed:
+        if self._over():
+            return
+        now = self.edge.timeline.now
+        since = now - self.lease / 2
+        silent = [member for member in self.members.values() if member.heard < since or member.doubted]
+        if silent:
+            self._judge(silent, now - self.lease)
+        self.edge.timeline.at(now + SWEEP_S, self.sweep)
+
+    def _judge(self, silent: list[Member], since: float) -> None:
+        """Of those that have been silent for half a lease, end the membership of whoever was last heard before."""
+        quiet = Counter(member.worker.region for member in silent)
+        members = Counter(member.worker.region for member in self.members.values())
+        for member in silent:
             region = member.worker.region
-            if region in self.silenced:
+            if member.heard >= since or region in self.silenced:
                 continue
-            members, quiet = regions[region]
             if member.doubted:
                 if member.failures >= FATAL_PROBES:
                     self._remove(member.worker.id)
-            elif 2 * quiet > members:
+            elif 2 * quiet[region] > members[region]:
                 member.doubted, member.failures = True, 0
             else:
                 self._remove(member.worker.id)
-        self.edge.timeline.at(now + SWEEP_S, self.sweep)
 
     def heard_again(self, region: str) -> None:
         """A region's registry answers again: everyone gets a whole lease to be heard in."""
@@ -141,7 +145,7 @@ class Membership:
     def _probed(self, member: Member) -> None:
         """A round trip's end; the next one's is set."""
         edge, worker = self.edge, member.worker
-        if self.members.get(worker.id) is not member:
+        if self.members.get(worker.id) is not member or self._over():
             return
         now, way = edge.timeline.now, edge.ways[worker.region]
         if worker.up and not way.cut:
@@ -162,9 +166,14 @@ class Registry:
 
     def __init__(
         self, timeline: Timeline, control: Control, workers: list[Worker], memberships: list[Membership],
-        rng: random.Random,
+        rng: random.Random, over: Callable[[], bool],
     ) -> None:  # fmt: skip
         self.timeline = timeline
+        self._over = over
+        self._gateways = {
+            region: [(membership, membership.edge.ways[region]) for membership in memberships]
+            for region in {worker.region for worker in workers}
+        }
         self.workers = workers
         self.memberships = memberships
         self._muted: Counter[str] = Counter()
@@ -219,15 +228,23 @@ class Registry:
                 membership.heard_again(region)
 
     def _beat(self, worker: Worker) -> None:
+        if self._over():
+            return
         self.timeline.at(self.timeline.now + self._control.heartbeat_s, self._beat, worker)
         if worker.up:
             self.report(worker)
 
     def report(self, worker: Worker) -> None:
         """Publish its load."""
-        message = (worker, self._records[worker.id], worker.load())
-        for membership in self.memberships:
-            self._publish(worker, membership, membership.beaten, message)
+        load = worker.load()
+        if self._muted[worker.region]:
+            return
+        message = (worker, self._records[worker.id], load)
+        at, loss, draw = self.timeline.at, self._control.loss, self._rng.random
+        sent = self.timeline.now + self._control.publish_delay_s
+        for membership, way in self._gateways[worker.region]:
+            if not way.cut and not (loss and draw() < loss):
+                at(sent + way.draw(), membership.beaten, message)
 
     def changed(self, worker: Worker) -> None:
         """A worker's wait may have crossed an edge worth an early report."""

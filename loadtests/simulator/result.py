@@ -29,7 +29,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     rejected: float
     """Share of offered requests refused."""
     decision_us: float
-    """Mean wall time of one `route`."""
+    """Mean CPU time of one `route`."""
 
 
 class Bin(msgspec.Struct, frozen=True):

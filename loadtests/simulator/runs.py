@@ -9,18 +9,24 @@ from __future__ import annotations
 import functools
 import gc
 import itertools
+import multiprocessing
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
-from loadtests.simulator import contenders, faults
+from loadtests.simulator import contenders, faults, fluid
 from loadtests.simulator.batching import Batching
 from loadtests.simulator.contender import Contender, Setting
+from loadtests.simulator.definitions import Case, Label
 from loadtests.simulator.edge import Edge
+from loadtests.simulator.kept import Kept
 from loadtests.simulator.ledger import Ledger
 from loadtests.simulator.queueing import Queueing
 from loadtests.simulator.registry import Membership, Registry
@@ -28,9 +34,11 @@ from loadtests.simulator.result import Run
 from loadtests.simulator.serving import Herd, Worker
 from loadtests.simulator.timeline import Timeline
 from loadtests.simulator.wan import Network
-from loadtests.simulator.world import Fidelity, World, WorldError
+from loadtests.simulator.world import Control, Fidelity, Queue, World, WorldError
 from loadtests.workload import Class, Planned
 
+T = TypeVar("T")
+R = TypeVar("R")
 Make = Callable[[Setting], Contender]
 
 TICK_S = 0.05
@@ -62,9 +70,11 @@ class Simulation:
         self.edges = self._build_edges()
         self.origins = self._assign_origins()
         control = world.control
-        memberships = [Membership(edge, control, self.chance("probes", edge.number)) for edge in self.edges]
+        memberships = [
+            Membership(edge, control, self.chance("probes", edge.number), lambda: self.quiet) for edge in self.edges
+        ]
         self.registry = Registry(
-            timeline, control, list(self.workers.values()), memberships, self.chance("registry")
+            timeline, control, list(self.workers.values()), memberships, self.chance("registry"), lambda: self.quiet
         )  # fmt: skip
         faults.arrange(self)
 
@@ -74,6 +84,12 @@ class Simulation:
     def chance(self, *names: object) -> random.Random:
         """A stream of chance of its own."""
         return random.Random(f"{self._seed} {' '.join(map(str, names))}")
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is left to decide: all have come, and whoever is open hears the answer already. What happens
+        between gateways and workers beside that makes no difference any more, and ends."""
+        return self._next == len(self.plan) and not self.ledger.unbegun
 
     # The truth.
 
@@ -177,7 +193,8 @@ class Simulation:
     def _tick(self, edge: Edge) -> None:
         now = self.timeline.now
         edge.contender.tick(now)
-        self.timeline.at(now + TICK_S, self._tick, edge)
+        if not self.quiet:
+            self.timeline.at(now + TICK_S, self._tick, edge)
 
     def _sample(self, _: None) -> None:
         now = self.timeline.now
@@ -231,9 +248,84 @@ def planned(world: World, seed: int) -> list[Planned]:
 
 def full_rate(world: World) -> float:
     """Requests per second of load 1.0."""
-    if world.full_rate is None:
-        raise WorldError("full_rate: missing")
-    return world.full_rate
+    return fluid.full_rate(world) if world.full_rate is None else world.full_rate
+
+
+class Task(NamedTuple):
+    """A run to be made."""
+
+    world: World
+    policy: str
+    seed: int
+    case: dict[str, Label]
+
+
+def run_all(
+    cases: Sequence[Case], policies: Sequence[str], seeds: Sequence[int], processes: int = 2,
+    progress: Callable[[Run], None] | None = None, kept: Kept | None = None,
+) -> list[Run]:  # fmt: skip
+    """Every case under every policy with every seed, in this order, over processes. Raises WorldError.
+
+    `progress` hears of each run as it ends. What `kept` has is not run again, and what it has not it gets.
+    """
+    tasks = [
+        Task(world, policy, seed, label)
+        for label, world in rated(cases)
+        for seed in seeds
+        for policy in policies
+    ]  # fmt: skip
+    found: dict[int, Run] = {}
+
+    def note(number: int, run: Run, *, new: bool = True) -> None:
+        found[number] = run
+        if new and kept is not None:
+            kept.add(tasks[number].world, run)
+        if progress is not None:
+            progress(run)
+
+    for number, task in enumerate(tasks):
+        old = kept.get(task.world, task.policy, task.seed) if kept is not None else None
+        if old is not None:
+            note(number, replace(old, case=task.case), new=False)
+    left = [number for number in range(len(tasks)) if number not in found]
+    for place, run in spread(_work, [tasks[number] for number in left], processes):
+        note(left[place], run)
+    return [found[number] for number in range(len(tasks))]
+
+
+def spread(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iterator[tuple[int, R]]:
+    """Each item's place and result, as they come. Whatever one raises ends all."""
+    if min(processes, len(items)) <= 1:
+        yield from ((place, work(item)) for place, item in enumerate(items))
+        return
+    # A fresh interpreter per process: what is simulated depends on nothing this one has done before.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(items)), mp_context=context) as pool:
+        places = {pool.submit(work, item): place for place, item in enumerate(items)}
+        try:
+            for future in as_completed(places):
+                yield places[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _work(task: Task) -> Run:
+    return simulate(task.world, task.policy, task.seed, case=task.case)
+
+
+def rated(cases: Sequence[Case]) -> list[Case]:
+    """The cases with the rate of load 1.0 filled in, once for worlds that differ only in what it does not depend on."""
+    rates: dict[bytes, float] = {}
+    result = []
+    for label, world in cases:
+        serving = replace(world.serving, queue=Queue.FIFO)
+        plain = replace(world, name="", about="", load=1.0, control=Control(), faults=(), serving=serving)
+        key = msgspec.json.encode(plain)
+        if key not in rates:
+            rates[key] = full_rate(world)
+        result.append(Case(label, replace(world, full_rate=rates[key])))
+    return result
 
 
 def _profile(world: World, name: str, nodes: str) -> Any:

@@ -1,0 +1,19 @@
+import pytest
+
+from loadtests.simulator.definitions import Case
+from loadtests.simulator.limits import limit, limits
+from loadtests.simulator.statistics import key
+from tests.loadtests.simulator.worlds import world
+
+
+def test_more_load_can_only_be_met_less_well_and_at_more_cost_each():
+    easy, hard = (limit(Case({}, world(load=load)), [1, 2]) for load in (0.2, 3.0))
+    assert easy.attainment == pytest.approx(1.0)
+    assert hard.attainment < 0.9
+    assert hard.steady_attainment <= hard.attainment + 0.05
+    assert easy.cost_per_1k <= hard.cost_per_1k
+
+
+def test_they_are_found_by_scenario_and_label():
+    found = limits([Case({"load": 0.2}, world(load=0.2))], [1])
+    assert list(found) == [("small", key({"load": 0.2}))]
