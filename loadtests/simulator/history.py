@@ -71,6 +71,8 @@ class Past(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     attempts: int = 1
     served: str = ""
     """Region of the worker that answered."""
+    worker: str = ""
+    """Which worker it was sent to, as `worker_name` calls it; empty where that is not known."""
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,8 +191,8 @@ def cut(history: History, requests: int) -> History:
     return msgspec.structs.replace(history, past=past, notes=(*history.notes, note))
 
 
-def plan(history: History, seed: int) -> list[Planned]:
-    """The requests to simulate, in the order of their times."""
+def plan(history: History, seed: int, *, pinned: bool = False) -> list[Planned]:
+    """The requests to simulate, in the order of their times. Pinned ones name their worker as session (whatif.py)."""
     rng = random.Random(seed)
     unit = _units(history.fleet)
     lengths = _lengths(history.past)
@@ -214,9 +216,19 @@ def plan(history: History, seed: int) -> list[Planned]:
         prompt = one.prompt_tokens + unit.get(one.kind.model, 0.0) * (one.items - 1)
         planned.append(
             Planned(number, max(0.0, at - history.start), one.kind, round(prompt), max(1, round(output)), 1,
-                    rng.getrandbits(31), one.region, one.tenant)
+                    rng.getrandbits(31), one.region, one.tenant, one.worker if pinned else "")
         )  # fmt: skip
     return planned
+
+
+def group_name(number: int) -> str:
+    """What the workers of one of the fleet's groups are called in a world."""
+    return f"g{number}"
+
+
+def worker_name(group: int, index: int) -> str:
+    """How the id of one worker of a group ends in a world; its region stands before."""
+    return f"{group_name(group)}-{index}"
 
 
 def world(history: History) -> World:
@@ -235,7 +247,7 @@ def world(history: History) -> World:
         for index, served in enumerate(group.serves):
             names.append(f"g{number}-{index}")
             profiles[names[-1]] = _profile(group, served)
-        nodes.append(_nodes(group, f"g{number}", tuple(names), history.billed))
+        nodes.append(_nodes(group, group_name(number), tuple(names), history.billed))
     known = {served.model for group in history.fleet for served in group.serves}
     kinds = tuple(kind for kind in dict.fromkeys(one.kind for one in history.past) if kind.model in known)
     if not kinds:

@@ -7,6 +7,7 @@ are to be trusted. Costs are compared on the same requests, the same fleet and t
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,16 +18,19 @@ from rich.table import Table
 from ruamel.yaml import YAML, YAMLError
 
 from loadtests.rows import FileError
-from loadtests.simulator.contender import POLICY, Contender, Setting, Shipped
-from loadtests.simulator.contenders import CONTENDERS
+from loadtests.simulator.contender import POLICY, Contender, Setting, Shipped, Watching
+from loadtests.simulator.contenders import CONTENDERS, watching
 from loadtests.simulator.edge import Call
 from loadtests.simulator.history import Account, History, Past, account, plan, world
 from loadtests.simulator.runs import Make, Simulation
+from policies.columns import Candidates
 from policies.config import PolicyConfig
 from policies.fleet import Fleet
 
 LOGGED = "as logged"
 RESIMULATED = "simulated again"
+"""The logged policy; where nobody knows one, the very choices that were made."""
+CHOICES = "the same choices"
 DEFAULT = "isochrone"
 
 
@@ -39,7 +43,7 @@ class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
     gateways: tuple[str, ...]
     workers: int
     logged_policy: str
-    """As what the logged decisions are simulated again; empty when nobody knows."""
+    """As what the logged decisions are simulated again; `the same choices` when nobody knows."""
     logged: Account
     policies: dict[str, Account]
     """By name; `simulated again` is the logged one."""
@@ -72,9 +76,8 @@ def compare(
 ) -> WhatIf:
     """Simulate the logged policy and the others. `told` hears each name before it runs. Raises WorldError."""
     was, note = _logged_policy(history)
-    runs = [(RESIMULATED, CONTENDERS[was]), *policies] if was else list(policies)
     accounts = {}
-    for name, make in runs:
+    for name, make in ((RESIMULATED, CONTENDERS.get(was, pinned)), *policies):
         told(name)
         accounts[name] = simulate(history, make, seed)
     counted = history.counted()
@@ -93,7 +96,7 @@ def compare(
 
 def simulate(history: History, make: Make, seed: int) -> Account:
     """The figures of one policy, over the same requests as the history's own."""
-    simulation = Simulation(world(history), make, seed, plan(history, seed))
+    simulation = Simulation(world(history), make, seed, plan(history, seed, pinned=make is pinned))
     simulation.run()
     return account([past(call) for call in simulation.ledger.counted()])
 
@@ -119,11 +122,23 @@ def past(call: Call) -> Past:
     )
 
 
+class Pinned(Watching):
+    """Sends every request to the worker that had it."""
+
+    def pick(self, candidates: Candidates, rng: random.Random) -> int | None:
+        end = f"-{candidates.request.affinity}"
+        nodes = enumerate(candidates.columns.nodes)
+        return next((slot for slot, node in nodes if candidates.eligible[slot] and node.worker.id.endswith(end)), None)
+
+
+pinned = watching(lambda setting: Pinned())
+
+
 def _logged_policy(history: History) -> tuple[str, tuple[str, ...]]:
     """Under which name to simulate what was, and what there is to say of it. Foreign logs know no name."""
     names = Counter(one.policy for one in history.past if one.policy)
     if not names:
-        return "", ()
+        return CHOICES, ()
     name = names.most_common(1)[0][0]
     notes = () if len(names) == 1 else (f"Policies in the log: {', '.join(sorted(names))}; {name} decided most.",)
     if name in CONTENDERS:
@@ -135,7 +150,7 @@ def _logged_policy(history: History) -> tuple[str, tuple[str, ...]]:
 
 
 def table(answer: WhatIf) -> Table:
-    """A row per policy; what changes against the simulated logged one, where there is one."""
+    """A row per policy, and what each saves against the simulated logged one."""
     fleet = f"{len(answer.gateways)} gateways, {answer.workers} workers"
     title = f"{answer.source}: {answer.requests:,.0f} requests in {answer.seconds:,.0f} s, {fleet}"
     made = Table(title=title, title_justify="left")
@@ -143,7 +158,7 @@ def table(answer: WhatIf) -> Table:
     columns = ("in deadline", "missed", "cost $", "$/1k in deadline", "saves", "first p50", "p99", "total p50", "p99")
     for name in (*columns, "refused"):
         made.add_column(name, justify="right")
-    base = answer.policies.get(RESIMULATED, answer.logged)
+    base = answer.policies[RESIMULATED]
     made.add_row(LOGGED, *_cells(answer.logged, None))
     for name, one in answer.policies.items():
         shown = f"{answer.logged_policy}, {name}" if name == RESIMULATED else name
@@ -163,10 +178,8 @@ def _cells(one: Account, base: Account | None) -> list[str]:
 
 
 def error(answer: WhatIf) -> str:
-    """How far the simulation of what was is from what was, in words; empty without one."""
-    again, was = answer.policies.get(RESIMULATED), answer.logged
-    if again is None:
-        return ""
+    """How far the simulation of what was is from what was, in words."""
+    again, was = answer.policies[RESIMULATED], answer.logged
     points = (again.attainment - was.attainment) * 100
     parts = [f"{points:+.1f} points in deadline"]
     for name, field in (("cost", "cost_per_1k"), ("first p50", "first_p50_s"), ("first p99", "first_p99_s"),
