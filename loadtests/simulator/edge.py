@@ -76,7 +76,8 @@ class Edge:
             token_interval=INFINITE if kind.token_interval_s is None else kind.token_interval_s,
             probability=kind.probability, prompt_tokens=float(call.prompt), output_tokens=output,
             items=planned.items, reply_bytes=reply_bytes(output, call.stream), stream=call.stream,
-            quality=kind.quality, min_quality=kind.min_quality, tenant=planned.tenant, affinity=planned.session,
+            quality=max(kind.quality, kind.min_quality), min_quality=kind.min_quality, tenant=planned.tenant,
+            affinity=planned.session,
         )  # fmt: skip
         self._route(call)
 
