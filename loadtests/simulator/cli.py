@@ -71,13 +71,23 @@ class Names(click.ParamType):
 @click.option("--processes", type=click.IntRange(1), default=min(2, os.cpu_count() or 1), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
 @click.option("--report", "page", type=FILE, help="Write a page that opens without a network.")
+@click.option("--replay", type=FILE, multiple=True, help="What if: a gateway's decision log, instead of a scenario.")
+@click.option("--foreign", type=FILE, help="What if: the log of another gateway (LiteLLM, Envoy, nginx), by --mapping.")
+@click.option("--mapping", type=FILE, help="What its fields mean (YAML).")
+@click.option(
+    "--policy", multiple=True, metavar="NAME|FILE", help="What if: a policy by name, or a YAML file with one."
+)
 def simulate(
     scenario: str, policies: list[str], seeds: int, load: list[float] | None, heartbeat: list[float] | None,
     queue: list[str] | None, world: Path | None, trace: Path | None, rtt: Path | None, prices: Path | None,
     carbon: Path | None, seconds: float | None, processes: int, as_json: bool, page: Path | None,
+    replay: tuple[Path, ...], foreign: Path | None, mapping: Path | None, policy: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Run policies in a simulated world: SCENARIO is a file, or the name of a shipped one."""
     try:
+        if replay or foreign is not None:
+            _what_if(replay, foreign, mapping, policy or tuple(policies), as_json=as_json)
+            return
         _check(policies, queue)
         overrides: dict[str, Any] = {
             "load": load, "control.heartbeat_s": heartbeat, "serving.queue": queue, "seconds": seconds,
@@ -97,6 +107,28 @@ def simulate(
         _fail(error, 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _what_if(
+    replay: tuple[Path, ...], foreign: Path | None, mapping: Path | None, policies: Sequence[str], *, as_json: bool
+) -> None:
+    """Compare policies on what was really asked."""
+    if (foreign is None) != (mapping is None) or (replay and foreign is not None):
+        raise click.UsageError("a replay takes `--replay LOG`, or `--foreign LOG --mapping MAP`")
+    from loadtests.simulator import whatif  # scipy and the log readers only when they are wanted
+
+    with Progress(TextColumn("{task.description}"), console=Console(stderr=True), transient=True,
+                  disable=not sys.stderr.isatty()) as bar:  # fmt: skip
+        task = bar.add_task("reading", total=None)
+        history = whatif.read(replay, foreign, mapping)
+        runs = [whatif.named(name) for name in policies]
+        answer = whatif.compare(history, runs, 1, lambda name: bar.update(task, description=f"simulating {name}"))
+    if as_json:
+        click.echo(json.dumps(whatif.encode(answer)))
+        return
+    screen().print(whatif.table(answer))
+    for line in (whatif.error(answer), *answer.notes):
+        click.echo(line)
 
 
 def one(value: Any) -> Any:

@@ -18,10 +18,11 @@ from rich.table import Table
 from ruamel.yaml import YAML, YAMLError
 
 from loadtests.rows import FileError
+from loadtests.simulator import foreign, mapping, replay
 from loadtests.simulator.contender import POLICY, Contender, Setting, Shipped, Watching
 from loadtests.simulator.contenders import CONTENDERS, watching
 from loadtests.simulator.edge import Call
-from loadtests.simulator.history import Account, History, Past, account, plan, world
+from loadtests.simulator.history import Account, History, Past, account, cut, plan, world
 from loadtests.simulator.runs import Make, Simulation
 from policies.columns import Candidates
 from policies.config import PolicyConfig
@@ -32,6 +33,8 @@ RESIMULATED = "simulated again"
 """The logged policy; where nobody knows one, the very choices that were made."""
 CHOICES = "the same choices"
 DEFAULT = "isochrone"
+MOST = 300_000
+"""Requests that are simulated of a log: about two minutes for each policy."""
 
 
 class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +51,15 @@ class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
     policies: dict[str, Account]
     """By name; `simulated again` is the logged one."""
     notes: tuple[str, ...]
+
+
+def read(replays: Sequence[Path], log: Path | None, meaning: Path | None) -> History:
+    """The history that logs tell: of our own, or a foreign one by its mapping. Raises FileError."""
+    if log is not None and meaning is not None:
+        found = foreign.history(log, mapping.read(meaning))
+    else:
+        found = replay.history(replays)
+    return cut(found, MOST)
 
 
 def named(policy: str) -> tuple[str, Make]:

@@ -1,4 +1,6 @@
 import json
+from importlib import resources
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -6,6 +8,7 @@ from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 from loadtests.simulator.cli import simulate
+from tests.loadtests.simulator import logs
 from tests.loadtests.simulator.worlds import world
 
 
@@ -71,3 +74,39 @@ def test_a_fault_that_hits_nothing_is_named(scenario, tmp_path):
     path = tmp_path / "wrong.yaml"
     path.write_text(f"extends: {scenario}\nfaults: [{{kind: outage, at: 1, target: [mars]}}]\n")
     assert "faults[0] (outage): target: mars" in run(path, status=2).stderr
+
+
+FOREIGN = Path(str(resources.files("loadtests") / "scenarios" / "foreign"))
+
+
+def test_what_another_policy_would_have_made_of_a_decision_log(tmp_path):
+    paths, _ = logs.write(tmp_path, logs.small_world(seconds=10.0, rate=30.0))
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("balancer: {kind: nearest}")
+    replays = [part for path in paths for part in ("--replay", path)]
+    told = json.loads(run(*replays, "--policy", mine, "--policy", "p2c", "--json").stdout)
+    assert set(told["policies"]) == {"simulated again", "mine", "p2c"}
+    assert told["logged"]["requests"] > 200
+    shown = run(*replays, "--policy", mine).stdout
+    assert "as logged" in shown
+    assert "The model's error" in shown
+
+
+def test_what_it_would_have_made_of_anothers_log():
+    log, mapping = FOREIGN / "nginx_access.log", FOREIGN / "nginx.yaml"
+    told = json.loads(run("--foreign", log, "--mapping", mapping, "--json").stdout)
+    assert set(told["policies"]) == {"simulated again", "isochrone"}
+    assert told["logged_policy"] == "the same choices"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--foreign", "a.log"), "--mapping MAP"),
+        (("--foreign", "a.log", "--mapping", "m.yaml", "--replay", "b.log"), "--mapping MAP"),
+        (("--foreign", "a.log", "--mapping", "m.yaml"), "m.yaml: No such file"),
+        (("--replay", "nowhere.jsonl"), "nowhere.jsonl: No such file"),
+    ],
+)
+def test_a_what_if_that_cannot_be_is_told(arguments, message):
+    assert message in run(*arguments, status=2).output
