@@ -5,6 +5,7 @@ import io
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ README = (ROOT / "README.md").read_text()
 ELSEWHERE = {
     "make demo": "test_demo.py runs what this target runs",
     "make test": "is what runs this test",
+    "make registry": "every other test starts the same server through the same function",
     "docker compose up --build": "test_deploy.py checks the file; containers need a Docker daemon",
     "isochrone demo --once --requests 32": "test_demo.py runs it with --json",
 }
-STARTS = ("isochrone gateway", "isochrone worker")
+STARTS = ("isochrone gateway", "isochrone worker", ".venv/bin/python -m loadtests.live.worker")
 """Commands that serve until they are ended."""
 
 
@@ -47,6 +49,8 @@ COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
 def words(line: str) -> list[str]:
     """The command as this installation runs it."""
     name, *arguments = shlex.split(line)
+    if name == ".venv/bin/python":
+        name = sys.executable
     return isochrone(*arguments) if name == "isochrone" else [name, *arguments]
 
 
@@ -70,7 +74,7 @@ def test_readme_has_the_commands_a_reader_needs():
 def test_make_targets_exist(line):
     dry = subprocess.run([*line.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert dry.returncode == 0, dry.stderr
-    assert {"make demo": "isochrone demo", "make test": "pytest"}[line] in dry.stdout
+    assert {"make demo": "isochrone demo", "make test": "pytest", "make registry": "--port 6379"}[line] in dry.stdout
 
 
 @pytest.mark.parametrize("line", [c for c in COMMANDS if c not in ELSEWHERE and not c.startswith(STARTS)])
@@ -102,6 +106,7 @@ def test_server_starts_and_says_ready(line, scene):
     if engine is not None:
         line = line.replace("http://127.0.0.1:8000", engine.url)
     line = line.replace("redis://127.0.0.1:6379/0", scene.redis)
+    line = line.replace("--port 8000", "--port 0")
     if line.startswith("isochrone gateway"):
         line += " --port 0 --control-port 0"
     child = Child("readme", words(line), scene.directory)
