@@ -20,7 +20,7 @@ from msgspec import Meta
 from loadtests import traces
 from loadtests.arrivals import Arrivals, Burst, Day, Moments, Origin, moments
 from loadtests.prefixes import Prefix, Sessions, first_sizes, talk
-from loadtests.sizes import Fit, Ints, Ranges, Tokens, fitted, uniform
+from loadtests.sizes import BLOCK_TOKENS, Fit, Ints, Ranges, Tokens, fitted, uniform
 from policies.estimate import CLASSES
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -264,6 +264,14 @@ _WORDS = (
     "the a small large red green quiet ship river house winter market garden bread letter teacher doctor engine "
     "border music morning window station yellow paper holiday village mountain summer friend question answer"
 )
+
+
+def prompt(planned: Planned, item: int = 0) -> str:
+    """Its text. Equal blocks of a prefix are equal words, so that an engine finds the beginnings it has."""
+    if not planned.prefix:
+        return prose(planned.prompt_tokens, planned.seed + item)
+    blocks = " ".join(prose(BLOCK_TOKENS, block) for block in planned.prefix)
+    return " ".join(blocks.split(" ", planned.prompt_tokens)[: planned.prompt_tokens])
 
 
 def prose(words: int, seed: int) -> str:

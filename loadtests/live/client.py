@@ -18,7 +18,7 @@ import httptools
 import msgspec
 
 from loadtests.report import Sent
-from loadtests.workload import PROBABILITY, Planned, Surface, prose
+from loadtests.workload import PROBABILITY, Planned, Surface, prompt
 
 TIMEOUT = 60.0
 """Seconds after which a request without a deadline is given up."""
@@ -60,7 +60,7 @@ def message(planned: Planned) -> Message:
 
 
 def _content(planned: Planned) -> tuple[str, dict[str, object]]:
-    model, text = planned.kind.model, prose(planned.prompt_tokens, planned.seed)
+    model, text = planned.kind.model, prompt(planned)
     match planned.kind.surface:
         case Surface.CHAT | Surface.CHAT_STREAM:
             body: dict[str, object] = {
@@ -73,7 +73,7 @@ def _content(planned: Planned) -> tuple[str, dict[str, object]]:
         case Surface.COMPLETION:
             return "/v1/completions", {"model": model, "prompt": text, "max_tokens": planned.output_tokens}
         case Surface.EMBEDDING:
-            texts = [prose(planned.prompt_tokens, planned.seed + item) for item in range(planned.items)]
+            texts = [prompt(planned, item) for item in range(planned.items)]
             return "/v1/embeddings", {"model": model, "input": texts}
         case Surface.INFER:
             return f"/v2/models/{model}/infer", digits_body(planned.items, planned.seed)

@@ -11,13 +11,12 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from loadtests.simulator.world import Profile, Queue, Serving
+from loadtests.sizes import BLOCK_TOKENS
 from policies.records import Curve, Endpoint
 
 if TYPE_CHECKING:
     from loadtests.simulator.call import Job
 
-BLOCK_TOKENS = 512
-"""Tokens of one prefix block: Mooncake's traces hash so many at a time."""
 
 
 class Service:

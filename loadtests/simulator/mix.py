@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loadtests.simulator.machine import BLOCK_TOKENS
 from loadtests.simulator.serving import reply_bytes
 from loadtests.simulator.world import World, WorldError
-from loadtests.sizes import Floats, Ints
+from loadtests.sizes import BLOCK_TOKENS, Floats, Ints
 from loadtests.workload import Class, Planned
 
 BUCKETS = 8

@@ -7,7 +7,7 @@ import pytest
 from loadtests.arrivals import Arrivals, Burst, Day, Origin, Process
 from loadtests.prefixes import Sessions
 from loadtests.sizes import Ranges, fitted
-from loadtests.workload import Class, Demand, Planned, Surface, Tenants, prose, share_out
+from loadtests.workload import Class, Demand, Planned, Surface, Tenants, prompt, prose, share_out
 
 TIGHT = Class(name="tight", surface=Surface.CHAT, model="m", share=2, total_s=0.1)
 LOOSE = Class(name="loose", surface=Surface.EMBEDDING, model="e", share=1, items=(2, 4), output_tokens=(0, 0))
@@ -133,6 +133,17 @@ def test_a_planned_request_says_what_its_class_says():
 
 def test_the_shipped_fits_are_read_once():
     assert fitted("azure-code") is fitted("azure-code")
+
+
+def test_equal_beginnings_are_equal_words():
+    first, second = (Planned(0, 0.0, TIGHT, 600, 1, 1, seed=n, prefix=(7, n)) for n in (1, 2))
+    words, others = prompt(first).split(), prompt(second).split()
+    assert len(words) == len(others) == 600
+    assert words[:512] == others[:512]
+    assert words[512:] != others[512:]
+    alone = Planned(0, 0.0, TIGHT, 20, 1, 1, seed=5)
+    assert prompt(alone) == prose(20, 5)
+    assert prompt(alone, item=1) == prose(20, 6)
 
 
 def test_prose_is_seeded_and_as_long_as_asked():
