@@ -128,8 +128,8 @@ class Demand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     tenants: Tenants = Tenants()
     sessions: Sessions | None = None
     trace: str | None = None
-    """Path of recorded requests, in place of sizes and sessions; where it has times, of arrivals and bursts too, and the
-    day decides only where they come from."""
+    """Path of recorded requests, in place of sizes and sessions. Where it has times, of arrivals and bursts too; a day
+    then decides only where they come from."""
     trace_rate: TraceRate = TraceRate.WORLD
 
     def __post_init__(self) -> None:

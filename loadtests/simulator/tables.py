@@ -24,12 +24,14 @@ _PRICE = {
     frozenset({"region", "accelerator", "count", "spot_usd_h"}): "spot_usd_h",
 }
 """The column of the price, by the columns that tell the form."""
+_GOOGLE = ("Google Cloud Region", "Grid carbon intensity (gCO2eq / kWh)")
+_FOOTPRINT = ("Region", "CO2e (metric ton/kWh)")
 _CARBON = {
-    frozenset({"region", "g_per_kwh"}): ("region", "g_per_kwh"),
-    frozenset({"Google Cloud Region", "Grid carbon intensity (gCO2eq / kWh)"}): (
-        "Google Cloud Region", "Grid carbon intensity (gCO2eq / kWh)",
-    ),
-}  # fmt: skip
+    frozenset({"region", "g_per_kwh"}): ("region", "g_per_kwh", 1.0),
+    frozenset(_GOOGLE): (*_GOOGLE, 1.0),
+    frozenset(_FOOTPRINT): (*_FOOTPRINT, 1e6),
+}
+"""The columns of region and intensity, and grams in the latter's unit, by the columns that tell the form."""
 
 
 def pairs(regions: Collection[str]) -> list[tuple[str, str]]:
@@ -64,15 +66,20 @@ def round_trips(path: Path, regions: Collection[str]) -> tuple[RoundTrip, ...]:
     return tuple(made)
 
 
-def prices(path: Path) -> dict[tuple[str, str], float]:
-    """US dollars an hour of one accelerator, by region and accelerator. Rows without a price are left out."""
+def prices(path: Path) -> dict[tuple[str, str, str], float]:
+    """US dollars an hour of one accelerator, by cloud, region and accelerator; the first row also stands for the cloud
+    "", any. Rows without a price are left out."""
     rows = read(path)
     form, first = peek(path, rows, tuple(_PRICE))
-    found = {}
+    found: dict[tuple[str, str, str], float] = {}
     for row in chain((first,), rows):
         if row.fields[_PRICE[form]] != "":
             count = row.number("count", above=0) if "count" in form else 1.0
-            found[row.text("region"), row.text("accelerator")] = row.number(_PRICE[form], least=0) / count
+            usd = row.number(_PRICE[form], least=0) / count
+            place = row.text("region"), row.text("accelerator")
+            found.setdefault(("", *place), usd)
+            if "cloud" in row.fields:
+                found[row.text("cloud"), *place] = usd
     return found
 
 
@@ -80,8 +87,8 @@ def carbon(path: Path) -> dict[str, float]:
     """Grams of CO2 equivalent per kWh, by region."""
     rows = read(path)
     form, first = peek(path, rows, tuple(_CARBON))
-    region, grams = _CARBON[form]
-    return {row.text(region): row.number(grams, least=0) for row in chain((first,), rows)}
+    region, intensity, grams = _CARBON[form]
+    return {row.text(region): grams * row.number(intensity, least=0) for row in chain((first,), rows)}
 
 
 class Tables(NamedTuple):
@@ -104,9 +111,9 @@ class Tables(NamedTuple):
         return world
 
 
-def _priced(nodes: Nodes, world: World, table: Mapping[tuple[str, str], float], path: Path) -> Nodes:
+def _priced(nodes: Nodes, world: World, table: Mapping[tuple[str, str, str], float], path: Path) -> Nodes:
     accelerator = world.profiles[nodes.profiles[0]].accelerator
-    usd = table.get((nodes.region, accelerator))
+    usd = table.get((nodes.cloud, nodes.region, accelerator), table.get(("", nodes.region, accelerator)))
     if usd is None:
         raise FileError(f"{path}: no price of {accelerator} in {nodes.region} (nodes {nodes.name!r})")
     return msgspec.structs.replace(nodes, usd_per_hour=usd)

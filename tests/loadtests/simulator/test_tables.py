@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from loadtests.rows import FileError
@@ -61,18 +62,27 @@ def test_a_bad_row_is_named(written, old, new, message):
 
 def test_prices_are_per_accelerator(written):
     text = "region,accelerator,usd_per_hour\neast,fast,3\neast,slow,0.5\n"
-    assert prices(written(text)) == {("east", "fast"): 3.0, ("east", "slow"): 0.5}
+    assert prices(written(text)) == {("", "east", "fast"): 3.0, ("", "east", "slow"): 0.5}
 
 
 def test_prices_from_a_catalogue_are_divided_by_the_count(written):
     text = "cloud,region,accelerator,count,ondemand_usd_h,spot_usd_h\nc,east,fast,8,80,40\nc,east,slow,1,1,\n"
-    assert prices(written(text)) == {("east", "fast"): 5.0}
+    assert prices(written(text)) == {("", "east", "fast"): 5.0, ("c", "east", "fast"): 5.0}
 
 
-def test_carbon_in_both_forms(written):
+def test_a_price_is_of_the_nodes_own_cloud_where_the_table_tells_clouds_apart(written):
+    both = [msgspec.structs.replace(worlds.NODES[0], name=cloud or "any", cloud=cloud) for cloud in ("", "a", "b")]
+    text = "cloud,region,accelerator,usd_per_hour\na,east,fast,3\nb,east,fast,4\n"
+    made = Tables(prices=written(text)).apply(worlds.world(nodes=tuple(both)))
+    assert [nodes.usd_per_hour for nodes in made.nodes] == [3, 3, 4]
+
+
+def test_carbon_in_its_forms(written):
     assert carbon(written("region,g_per_kwh\neast,400\n")) == {"east": 400}
     yearly = "Google Cloud Region,Location,Google CFE,Grid carbon intensity (gCO2eq / kWh)\neast,Town,0.5,79.2\n"
     assert carbon(written(yearly)) == {"east": 79.2}
+    footprint = "Region,Country,NERC Region,CO2e (metric ton/kWh),Source\neast,Land,X,0.000415755,EPA\n"
+    assert carbon(written(footprint)) == pytest.approx({"east": 415.755})
 
 
 def test_applied_to_a_world(written, tmp_path):
