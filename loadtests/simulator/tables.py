@@ -1,8 +1,10 @@
 """Measured tables given by path, in place of a world's own figures: round trips, prices, carbon.
 
-round trips  src, dst, rtt_min_ms, rtt_avg_ms, rtt_mdev_ms      (rtt_max_ms is read by nobody)
-prices       region, accelerator, usd_per_hour                  or SkyPilot's catalogue: ..., count, spot_usd_h
-carbon       region, g_per_kwh                                  or Google Cloud's yearly table
+    round trips  src, dst, rtt_min_ms, rtt_avg_ms, rtt_mdev_ms
+    prices       region, accelerator, usd_per_hour; or SkyPilot's catalogue, with count and spot_usd_h
+    carbon       region, g_per_kwh; or Google Cloud's yearly table, or Cloud Carbon Footprint's factors
+
+The columns tell the form.
 """
 
 from __future__ import annotations
