@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format lock models models-minilm registry bench-edge sim-vs-real bench-sim clean
+.PHONY: help setup demo test test-deep check format lock models models-minilm registry bench-edge sim-vs-real bench-sim clean
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
@@ -19,6 +19,9 @@ demo: setup  ## An embedded fleet on this machine: Redis, a WAN, six workers, a 
 
 test: check  ## Every check and every test
 	$(BIN)/python -m pytest
+
+test-deep: setup  ## 50,000 random schedules of failures over the pure core (5,000 are in make test)
+	SCHEDULES=50000 $(BIN)/python -m pytest tests/properties/test_schedules.py
 
 check: setup  ## Formatting, lint, types, import rules, spelling
 	$(BIN)/ruff format --check .

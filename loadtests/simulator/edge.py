@@ -234,11 +234,12 @@ class Edge:
             self.release()
 
     def hang_up(self, call: Call) -> None:
-        """The run is over, and with it the client's patience."""
+        """The client leaves."""
         self._held.pop(call.number, None)
         job = call.job
         if job is not None and not job.settled:
             self._settle(job, Reason.CLIENT_GONE)
+            self._abandon(job)
         call.reason = Reason.CLIENT_GONE
         call.ended = self.timeline.now
         self.ledger.close(call)

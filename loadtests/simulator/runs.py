@@ -170,8 +170,8 @@ class Simulation:
 
     # Running.
 
-    def run(self) -> None:
-        """From the first arrival to the last ending."""
+    def run(self, drain: float = DRAIN_S) -> None:
+        """From the first arrival to the last ending, which is cut off `drain` seconds after the last arrival."""
         world, timeline = self.world, self.timeline
         self.registry.begin()
         for edge in self.edges:
@@ -179,7 +179,7 @@ class Simulation:
         timeline.at(0.0, self._sample)
         if self.plan:
             timeline.at(self.plan[0].at, self._arrive)
-            timeline.run(max(world.seconds, self.plan[-1].at) + DRAIN_S)
+            timeline.run(max(world.seconds, self.plan[-1].at) + drain)
         self._cut_off()
 
     def _arrive(self, _: None) -> None:
