@@ -228,7 +228,7 @@ async def names(url: str, adapter: attaching.Adapter, stop: Stop) -> tuple[tuple
                 found = await adapter.models()
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
             if not waiting:
-                log.warning("no engine answers at %s (%s): waiting for it", url, str(error) or "no answer")
+                log.warning("no engine answers at %s (%s): waiting for it", url, attaching.reason(error))
             waiting = True
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LISTING_PAUSE):

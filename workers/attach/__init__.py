@@ -7,6 +7,7 @@ write its adapter and add its line to `ENGINES`.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import NamedTuple, Protocol, cast
 
 import aiohttp
@@ -51,6 +52,13 @@ def adapter(engine: str) -> Factory:
     """The adapter's class. Raises KeyError for an engine that is not in `ENGINES`."""
     module, _, name = ENGINES[engine].partition(":")
     return cast(Factory, getattr(importlib.import_module(module), name))
+
+
+def reason(error: BaseException) -> str:
+    """Why an engine could not be asked, in words for a person."""
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return str(error) or "no answer in time"
 
 
 async def page(session: aiohttp.ClientSession, url: str) -> tuple[int, bytes]:

@@ -12,7 +12,7 @@ import logging
 import aiohttp
 
 from policies.records import HEARTBEAT_SECONDS, Load
-from workers.attach import UNKNOWN, Adapter, Reading
+from workers.attach import UNKNOWN, Adapter, Reading, reason
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +83,8 @@ class Sidecar:
         try:
             async with asyncio.timeout(ASK_TIMEOUT):
                 return "" if await self._adapter.healthy() else f"{self._adapter.health_path} says so"
-        except TimeoutError:
-            return f"no answer in {ASK_TIMEOUT:g} s"
         except UNREACHABLE as error:
-            return str(error) or type(error).__name__
+            return reason(error)
 
     async def _load(self) -> Reading:
         """Unknown rather than old: gateways then fall back on their own counts."""

@@ -79,6 +79,14 @@ async def test_an_engine_dead_from_the_start_is_said_once_and_so_is_its_rise(cap
     assert caplog.text.count("engine is well: registering it") == 1
 
 
+async def test_a_port_nobody_listens_on_is_named_in_words(caplog):
+    async with aiohttp.ClientSession() as session:
+        sidecar = Sidecar(Vllm(session, "http://127.0.0.1:1"), "w", "b")
+        for _ in range(SICK_AFTER):
+            await sidecar.ask()
+    assert "engine is sick (connection refused)" in caplog.text
+
+
 async def test_an_engine_well_from_the_start_needs_no_word(caplog):
     await Sidecar(Told(), "w", "b").ask()
     assert caplog.text == ""
