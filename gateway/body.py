@@ -49,7 +49,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     allow_fallbacks: bool = True
 
 
-class Body(msgspec.Struct, frozen=True, kw_only=True):
+class Body(msgspec.Struct, gc=False, frozen=True):
     """The fields of one body that routing uses."""
 
     kind: Kind
@@ -61,12 +61,12 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
     """Estimate."""
     max_tokens: int | None = None
     """The client's bound on each answer's length."""
+    items: int = 1
+    """Independent inputs: texts to embed, documents to rank, rows of a tensor."""
     output_tokens: float | None = None
     """The client's own guess of each answer's length."""
     choices: int = 1
     """Answers generated per request (`n`, `best_of`)."""
-    items: int = 1
-    """Independent inputs: texts to embed, documents to rank, rows of a tensor."""
     variants: tuple[str, ...] = ()
     """The variants asked for by the path (OIP's model version)."""
     has_provider: bool = False
@@ -77,13 +77,14 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_ALL_BUT_OPENERS = bytes(byte for byte in range(256) if byte not in b"[{")
 _OPENERS = bytes.maketrans(b"{}", b"[]")
 _ALL_BUT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
 def too_deep(raw: bytes) -> bool:
     """Whether valid JSON nests deeper than `MAX_DEPTH`. Linear in the body, and no Python loop over it."""
-    if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
+    if len(raw.translate(None, _ALL_BUT_OPENERS)) <= MAX_DEPTH:  # one pass, where two counts were two
         return False
     brackets = _STRINGS.sub(b"", raw).translate(_OPENERS, _ALL_BUT_BRACKETS)
     steps = 92 - np.frombuffer(brackets, np.int8)  # "[" is 91 and "]" is 93: +1 and -1

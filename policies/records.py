@@ -351,12 +351,19 @@ class Timings(msgspec.Struct, gc=False, frozen=True, kw_only=True):
 
 NO_TIMINGS = Timings()
 _TIMINGS = {name.encode(): name for name in Timings.__struct_fields__}
+_MS = rb"((?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,9})?)"
+_USUAL_TIMINGS = re.compile(rb"queue;dur=%b, prefill;dur=%b, decode;dur=%b, accel;dur=%b" % (_MS, _MS, _MS, _MS))
+"""As our own workers write all four: numbers that JSON takes too, which reads four in the time of one `float`."""
 _LONGEST_MS = 1e9
 """Eleven days; a longer time is nonsense."""
 
 
 def decode_timings(value: bytes) -> Timings:
     """Read what is understood of a `Server-Timing` value; the rest, and nonsense, is left out."""
+    usual = _USUAL_TIMINGS.fullmatch(value)
+    if usual is not None:
+        queue, prefill, decode, accel = msgspec.json.decode(b"[%b,%b,%b,%b]" % usual.groups())
+        return Timings(queue=queue / 1e3, prefill=prefill / 1e3, decode=decode / 1e3, accel=accel / 1e3)
     found: dict[str, float] = {}
     for part in value.split(b","):
         name, _, milliseconds = part.strip().partition(b";dur=")

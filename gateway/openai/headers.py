@@ -221,4 +221,4 @@ def parse(headers: Sequence[tuple[bytes, bytes]]) -> Asked | Shed:
 
 def make_id(rng: random.Random) -> str:
     """A request id for a client that sent none: 128 random bits in hexadecimal."""
-    return f"{rng.getrandbits(128):032x}"
+    return rng.getrandbits(128).to_bytes(16, "big").hex()

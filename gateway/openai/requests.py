@@ -39,7 +39,9 @@ MAX_NAMES = 64
 _LIMIT_FIELDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 """The newer names win: OpenAI deprecates `max_tokens` in their favour."""
 _AFFINITY_FIELDS = ("prompt_cache_key", "user")
-_ROUTING_KEYS = ("model", "stream", "provider", *_LIMIT_FIELDS, "n", "best_of", "service_tier", *_AFFINITY_FIELDS)
+_RARE = ("provider", "n", "best_of", "service_tier", *_AFFINITY_FIELDS)
+_ROUTING_KEYS = ("model", "stream", *_LIMIT_FIELDS, *_RARE)
+_ANY_RARE = frozenset((*_RARE, "nvext"))
 _QUOTED = {key: b'"%b"' % key.encode() for key in _ROUTING_KEYS}
 _AS_KEY = {key: re.compile(quoted + rb"[ \t\n\r]*:") for key, quoted in _QUOTED.items()}
 _ESCAPED_LETTER = re.compile(rb"\\u00[567]")
@@ -67,9 +69,10 @@ def read(path: bytes, raw: bytes) -> Body | Shed:
         return Shed(Reason.INVALID_JSON, "The body must be an object.")
     if too_deep(raw):
         return Shed(Reason.INVALID_JSON, "The body is nested too deeply.")
-    twice = _sent_twice(raw, document)
-    if twice is not None:
-        return Shed(Reason.BAD_REQUEST, "This field may appear once only.", twice)
+    if raw != orjson.dumps(document):  # else it has as many members as were read, and none behind an escape
+        twice = _sent_twice(raw, document)
+        if twice is not None:
+            return Shed(Reason.BAD_REQUEST, "This field may appear once only.", twice)
     kind, size = _PATHS.get(path) or _PATHS.get(path.partition(b"?")[0], _OTHER)
     try:
         return _body(kind, size, document, len(raw))
@@ -86,6 +89,9 @@ def _body(kind: Kind, size: Size, document: Document, length: int) -> Body:
     if stream is not None and type(stream) is not bool:
         raise _FieldError("stream", "true or false")
     prompt_tokens, items = size(document, length)
+    limit = _max_tokens(document)
+    if _ANY_RARE.isdisjoint(document):
+        return Body(kind, model, length, stream is True, prompt_tokens, limit, items)
     provider = find("provider")
     return Body(
         kind=kind,
@@ -93,7 +99,7 @@ def _body(kind: Kind, size: Size, document: Document, length: int) -> Body:
         bytes=length,
         stream=stream is True,
         prompt_tokens=prompt_tokens,
-        max_tokens=_max_tokens(document),
+        max_tokens=limit,
         output_tokens=_expected_tokens(document) if "nvext" in document else None,
         choices=_choices(document) if "n" in document or "best_of" in document else 1,
         items=items,
@@ -126,11 +132,10 @@ def _whole(document: Document, key: str, least: int, most: int) -> int | None:
 
 
 def _max_tokens(document: Document) -> int | None:
-    limit = None
     for key in _LIMIT_FIELDS:
-        if key in document:
-            limit = _whole(document, key, 0, MAX_TOKENS) if limit is None else limit
-    return limit
+        if document.get(key) is not None:
+            return _whole(document, key, 0, MAX_TOKENS)
+    return None
 
 
 def _choices(document: Document) -> int:
@@ -363,6 +368,8 @@ def rewrite(raw: bytes, body: Body, served_name: str | None) -> bytes:
 
     Only for bodies `read` accepted: they name each member once, so there is exactly one place for each edit.
     """
+    if not served_name and not body.has_provider:
+        return raw
     rename = bool(served_name) and served_name != body.model
     if not rename and not body.has_provider:
         return raw
