@@ -19,10 +19,10 @@ import msgspec
 from gateway.config import DecisionLogConfig
 from gateway.ring import Trace
 from gateway.rotation import Rotation
-from policies.decision import Decided, Group, Opened, Served, Surveyed, decided, encode
+from policies.decision import Decided, Group, Opened, Served, Surveyed, decided, encode, mark
 from policies.fleet import Fleet
 from policies.node import WorkerState
-from policies.records import Price, Worker
+from policies.records import Worker
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,6 @@ SURVEYED_AT_ONCE = 250
 """Workers described between two turns of the event loop: about half a millisecond."""
 PENDING_BYTES = 4 * 1024 * 1024
 """Most that waits to be written; at 500 bytes a record, 8,000 sampled requests a second."""
-
-_Key = tuple[str, str, str, float, Price, float, tuple[object, ...]]
 
 
 class FullError(Exception):
@@ -72,6 +70,8 @@ class DecisionLog:
         self._surveyed: Surveyed | None = None
         self._workers = 0
         """In that survey."""
+        self._marks: dict[str, tuple[Worker, str]] = {}
+        """By worker id, for the record it was made of."""
         self._failing = False
 
     def __call__(self, trace: Trace) -> None:
@@ -99,7 +99,14 @@ class DecisionLog:
             tenant=self.tenant(request.tenant),
             shed=trace.shed,
             status=trace.status,
+            marks=self._mark,
         )
+
+    def _mark(self, worker: Worker) -> str:
+        known = self._marks.get(worker.id)
+        if known is None or known[0] is not worker:
+            self._marks[worker.id] = known = (worker, mark(worker))
+        return known[1]
 
     def tenant(self, name: str) -> str:
         """A tenant as the log names it. Hashes are equal on all gateways with one `auth.pepper`."""
@@ -157,33 +164,28 @@ class DecisionLog:
         """Describe the fleet, a slice at a time, and put it between the decisions. Nobody's is not worth a line."""
         if not self._fleet.workers:
             return
-        found: dict[_Key, _Alike] = {}
+        found: dict[str, _Alike] = {}
         for number, state in enumerate(list(self._fleet.workers.values())):
-            key = _kind(state.record)
-            if key not in found:
-                found[key] = _Alike(state.record)
-            found[key].add(state)
+            name = self._mark(state.record)
+            if name not in found:
+                found[name] = _Alike(state.record)
+            found[name].add(state)
             if number % SURVEYED_AT_ONCE == SURVEYED_AT_ONCE - 1:
                 await asyncio.sleep(0)
         self._workers = sum(alike.count for alike in found.values())
         trips = self._fleet.regions().items()
         self._surveyed = surveyed = Surveyed(
             at=round(self._wall(), 3),
-            groups=tuple(alike.group() for alike in found.values()),
+            groups=tuple(alike.group(name) for name, alike in found.items()),
             round_trips={name: (round(t.mean, 6), round(t.jitter, 6)) for name, t in trips if t.samples},
             requests=self._requests,
         )
         self._requests = 0
+        for gone in self._marks.keys() - self._fleet.workers.keys():
+            del self._marks[gone]
         line = encode(surveyed)
         self._pending.append(line)
         self._bytes += len(line)
-
-
-def _kind(worker: Worker) -> _Key:
-    """What workers of one group have in common."""
-    serves = tuple((e.model, e.variant, e.curve, e.max_batch, e.quality) for e in worker.endpoints)
-    where = (worker.region, worker.accelerator, worker.cloud)
-    return (*where, worker.power_watts, worker.price, worker.egress_usd_per_gb, serves)
 
 
 class _Alike:
@@ -201,9 +203,10 @@ class _Alike:
             self._speed[index] += node.speed.factor
             self._charge[index] += node.charge.factor
 
-    def group(self) -> Group:
+    def group(self, name: str) -> Group:
         worker, count = self._worker, self.count
         return Group(
+            mark=name,
             region=worker.region,
             count=count,
             accelerator=worker.accelerator,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -33,13 +33,14 @@ class Tried(msgspec.Struct, gc=False, frozen=True):
     """What it really cost, in US dollars."""
 
 
-class Trace(msgspec.Struct, kw_only=True):
-    """One client request from its first byte to its end; filled in by the exchange."""
+class Trace(msgspec.Struct, gc=False):
+    """One client request from its first byte to its end, as the exchange saw it."""
 
     request_id: str
     request: Request | None = None
     """`None` when it was refused before it could be understood."""
-    attempts: list[Tried] = []
+    attempts: Sequence[Tried] = ()
+    """In the order they ended."""
     shed: Shed | None = None
     status: int = 0
     """The HTTP status the client got; 0 while unanswered."""
@@ -48,20 +49,12 @@ class Trace(msgspec.Struct, kw_only=True):
     wall: float = 0.0
     """Unix time when the ring took it; the only wall-clock figure."""
 
-    def sent(self, dispatch: Dispatch) -> None:
-        """An attempt began."""
-        self.attempts.append(Tried(dispatch))
-
-    def settled(self, dispatch: Dispatch, outcome: Outcome, cost: float) -> None:
-        """The attempt that began last has ended."""
-        self.attempts[-1] = Tried(dispatch, outcome, cost)
-
 
 Sink = Callable[[Trace], None]
 
 
 class Ring:
-    """The last `capacity` traces; a repeated request id keeps the newest."""
+    """The last `capacity` traces. Of a repeated request id the newest is found; who looks for one looks at all."""
 
     def __init__(
         self,
@@ -70,8 +63,7 @@ class Ring:
         dropped: Callable[[Exception], None] | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._traces: OrderedDict[str, Trace] = OrderedDict()
-        self._capacity = capacity
+        self._traces: deque[Trace] = deque(maxlen=capacity)
         self._sink = sink
         self._dropped = dropped
         self._wall = wall
@@ -82,10 +74,7 @@ class Ring:
     def add(self, trace: Trace) -> None:
         """Keep a finished trace and hand it to the sink."""
         trace.wall = self._wall()
-        self._traces[trace.request_id] = trace
-        self._traces.move_to_end(trace.request_id)
-        if len(self._traces) > self._capacity:
-            self._traces.popitem(last=False)
+        self._traces.append(trace)
         if self._sink is not None:
             try:
                 self._sink(trace)
@@ -94,11 +83,11 @@ class Ring:
                     self._dropped(error)
 
     def find(self, request_id: str) -> Trace | None:
-        return self._traces.get(request_id)
+        return next((trace for trace in reversed(self._traces) if trace.request_id == request_id), None)
 
     def recent(self, n: int) -> list[Trace]:
         """The newest `n`, newest first."""
-        return list(islice(reversed(self._traces.values()), n))
+        return list(islice(reversed(self._traces), n))
 
 
 def encode(trace: Trace) -> dict[str, Any]:

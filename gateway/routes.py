@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 
-import msgspec
+from msgspec.structs import replace
 
 from gateway import config as configuration
 from gateway.auth import Client
@@ -43,6 +43,57 @@ class _Route:
 
 def _seconds(milliseconds: float | None) -> float:
     return INFINITE if milliseconds is None else milliseconds / 1e3
+
+
+class Plan:
+    """What requests with the same head, client, country and model have in common; a body makes one of them."""
+
+    __slots__ = ("_country", "_from_client", "_likeness", "_model", "_output_tokens", "_routes", "_tier", "_unlike")
+
+    def __init__(
+        self, routes: Routes, likeness: Request, country: str | None, tokens: float, from_client: bool, body: Body
+    ) -> None:
+        """`likeness` is a request that came at time 0; `tokens` are expected where nobody says."""
+        self._routes = routes
+        self._likeness = likeness
+        self._country = country
+        self._output_tokens = tokens
+        self._from_client = from_client
+        self._model = body.model
+        self._tier = body.service_tier
+        self._unlike = body.provider is not None or bool(body.variants)
+        """Made for a body with constraints of its own, so for no other."""
+
+    def suits(self, routes: Routes, body: Body, country: str | None) -> bool:
+        """Whether these routes would make the same plan for another body under the same head."""
+        return (
+            routes is self._routes
+            and body.model == self._model
+            and body.service_tier == self._tier
+            and country == self._country
+            and not self._unlike
+            and body.provider is None
+            and not body.variants
+        )
+
+    def request(self, body: Body, request_id: str, arrived: float, client_rtt: float) -> Request:
+        """Fill in what differs from request to request."""
+        likeness = self._likeness
+        start = arrived - client_rtt if self._from_client else arrived
+        tokens = _output_tokens(self._output_tokens, body)
+        return replace(
+            likeness,
+            id=request_id,
+            arrived=arrived,
+            deadline=start + likeness.deadline,
+            first_token_deadline=start + likeness.first_token_deadline,
+            prompt_tokens=body.prompt_tokens,
+            output_tokens=tokens,
+            items=body.items,
+            reply_bytes=_reply_bytes(body, tokens),
+            stream=body.stream,
+            affinity=likeness.affinity or body.affinity,
+        )
 
 
 class Routes:
@@ -82,6 +133,11 @@ class Routes:
         client_rtt: float = 0.0,
     ) -> Request | Shed:
         """Merge everything known about one request. `arrived` is on the router's clock, `client_rtt` in seconds."""
+        plan = self.plan(asked, body, client, country)
+        return plan if isinstance(plan, Shed) else plan.request(body, request_id, arrived, client_rtt)
+
+    def plan(self, asked: Asked, body: Body, client: Client, country: str | None) -> Plan | Shed:
+        """What holds for every request with these headers, from this client, for this model."""
         route = self._find(body.model)
         if route is None:
             return Shed(Reason.MODEL_NOT_FOUND, "No route of this gateway takes it.", "model")
@@ -93,25 +149,18 @@ class Routes:
         if isinstance(selection, Shed):
             return selection
         config, flex, provider = route.config, body.service_tier == FLEX, body.provider
-        start = arrived - client_rtt if self._from_client else arrived
         floor = max(config.quality.min, asked.min_quality or 0.0)  # a client may raise the owner's floor only
-        tokens = _output_tokens(config, body)
-        return Request(
-            id=request_id,
+        likeness = Request(
+            id="",
             model=body.model,
             policy=route.policy,
-            arrived=arrived,
-            deadline=start + _asked_or(asked.deadline, route.total, flex),
-            first_token_deadline=start + _asked_or(asked.ttft, route.ttft, flex),
+            arrived=0.0,
+            deadline=_asked_or(asked.deadline, route.total, flex),
+            first_token_deadline=_asked_or(asked.ttft, route.ttft, flex),
             token_interval=_asked_or(asked.tpot, route.tpot, flex),
             probability=asked.probability or config.deadline.probability,
             patience=config.patience_s,
             max_wait=INFINITE if asked.max_wait is None else asked.max_wait,
-            prompt_tokens=body.prompt_tokens,
-            output_tokens=tokens,
-            items=body.items,
-            reply_bytes=_reply_bytes(body, tokens),
-            stream=body.stream,
             quality=max(config.quality.want, floor),
             min_quality=floor,
             max_cost=INFINITE if asked.max_cost is None else asked.max_cost,
@@ -123,8 +172,9 @@ class Routes:
             client_retries=asked.retry_count,
             priority=priority or "default",
             tenant=client.tenant or client.id,
-            affinity=asked.affinity or body.affinity,
+            affinity=asked.affinity,
         )
+        return Plan(self, likeness, country, config.output_tokens, self._from_client, body)
 
     def _find(self, model: str) -> _Route | None:
         try:
@@ -158,7 +208,7 @@ class Routes:
             selection = self._selections[key] = Selection(variants=variants, regions=regions)
         if provider is None:
             return selection
-        return msgspec.structs.replace(
+        return replace(
             selection,
             only=provider.only,
             ignore=provider.ignore,
@@ -219,13 +269,13 @@ ROW_BYTES = 512.0
 _ITEM_BYTES = {Kind.EMBEDDING: VECTOR_BYTES, Kind.RERANK: ROW_BYTES, Kind.TENSOR: ROW_BYTES, Kind.OTHER: ROW_BYTES}
 
 
-def _output_tokens(config: RouteConfig, body: Body) -> float:
-    """Expected tokens over all choices: the client's guess or the route's, and never above the client's bound."""
+def _output_tokens(usual: float, body: Body) -> float:
+    """Expected tokens over all choices: the client's guess or the usual, and never above the client's bound."""
     if not body.kind.generates:
         return 0.0
-    each = config.output_tokens if body.output_tokens is None else body.output_tokens
-    if body.max_tokens is not None:
-        each = min(each, body.max_tokens)
+    each, most = usual if body.output_tokens is None else body.output_tokens, body.max_tokens
+    if most is not None and most < each:
+        each = most
     return each * body.choices * body.items
 
 

@@ -90,6 +90,33 @@ class Histogram:
             yield "+Inf" if bound == math.inf else str(bound), below
 
 
+class Parts:
+    """A histogram for each of `COMPONENTS`, filled together."""
+
+    __slots__ = ("_decode", "_network", "_prefill", "_queue", "_total", "histograms")
+
+    def __init__(self) -> None:
+        self.histograms = tuple(Histogram() for _ in COMPONENTS)
+        self._network, self._queue, self._prefill, self._decode, self._total = self.histograms
+
+    def add(self, network: float, queue: float, prefill: float, decode: float, total: float) -> None:
+        """Count one request."""
+        self._network.counts[bisect_left(BOUNDS, network)] += 1
+        self._network.sum += network
+        self._queue.counts[bisect_left(BOUNDS, queue)] += 1
+        self._queue.sum += queue
+        self._prefill.counts[bisect_left(BOUNDS, prefill)] += 1
+        self._prefill.sum += prefill
+        self._decode.counts[bisect_left(BOUNDS, decode)] += 1
+        self._decode.sum += decode
+        self.add_total(total)
+
+    def add_total(self, seconds: float) -> None:
+        """Count one whose parts are not known."""
+        self._total.counts[bisect_left(BOUNDS, seconds)] += 1
+        self._total.sum += seconds
+
+
 class Traffic:
     """What went to one region."""
 
@@ -127,8 +154,8 @@ class Telemetry(Collector):
         self._promises: dict[tuple[Status, float, bool], int] = {}
         self._regions: dict[str, Traffic] = {}
         self._retries = 0
-        self._predicted = [Histogram() for _ in COMPONENTS]
-        self._actual = [Histogram() for _ in COMPONENTS]
+        self._predicted = Parts()
+        self._actual = Parts()
         self._latency = Histogram()
         self._lag = Histogram()
         self._readings: list[Reading] = []
@@ -152,8 +179,10 @@ class Telemetry(Collector):
         traffic, reason = self._traffic(dispatch.node.region), outcome.reason
         traffic.cost += cost
         traffic.expected_cost += dispatch.cost
-        traffic.accelerator += outcome.accelerator or 0.0
-        traffic.tokens += outcome.output_tokens or 0
+        if outcome.accelerator is not None:
+            traffic.accelerator += outcome.accelerator
+        if outcome.output_tokens is not None:
+            traffic.tokens += outcome.output_tokens
         if outcome.client_error:  # a fast no says nothing of the promise, nor of the prediction
             traffic.client_errors += 1
             return
@@ -187,17 +216,16 @@ class Telemetry(Collector):
 
     def _compare(self, dispatch: Dispatch, outcome: Outcome, total: float) -> None:
         """Count prediction and reality of each part; a part the worker did not report is left out of both."""
-        eta, predicted, actual = dispatch.eta, self._predicted, self._actual
-        predicted[4].add(eta.total)
-        actual[4].add(total)
-        if outcome.prefill is None:
+        eta, prefill = dispatch.eta, outcome.prefill
+        network, wait, first, rest = eta.network, eta.wait, eta.prefill, eta.decode
+        if prefill is None:
+            self._predicted.add_total(network + wait + first + rest)
+            self._actual.add_total(total)
             return
         queue, decode = outcome.queue or 0.0, outcome.decode or 0.0
-        network = max(0.0, total - queue - outcome.prefill - decode)
-        pairs = ((eta.network, network), (eta.wait, queue), (eta.prefill, outcome.prefill), (eta.decode, decode))
-        for index, (expected, measured) in enumerate(pairs):
-            predicted[index].add(expected)
-            actual[index].add(measured)
+        travelled = total - queue - prefill - decode
+        self._predicted.add(network, wait, first, rest, network + wait + first + rest)
+        self._actual.add(travelled if travelled > 0.0 else 0.0, queue, prefill, decode, total)
 
     # The page.
 
@@ -223,7 +251,7 @@ class Telemetry(Collector):
                 f"{component[0].capitalize()} time of answered requests, part by part.",
                 labels=["component"],
             )
-            for label, histogram in zip(COMPONENTS, component[1], strict=True):
+            for label, histogram in zip(COMPONENTS, component[1].histograms, strict=True):
                 family.add_metric([label], list(histogram.cumulated()), histogram.sum)
             yield family
         yield _plain("isochrone_request_seconds", "From first request byte to last answer byte.", self._latency)

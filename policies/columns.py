@@ -266,7 +266,8 @@ class Columns:
         terms[2] = output_tokens
         terms[3] = request.items - 1
         terms[4] = request.reply_bytes
-        return terms.dot(self._matrix).reshape(self._shape)
+        blocks: Floats = terms.dot(self._matrix).reshape(self._shape)
+        return blocks
 
     def quantile(self, blocks: Floats, z: float) -> Floats:
         """Seconds at z spreads above the mean, of `blocks`."""

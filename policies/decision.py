@@ -9,13 +9,14 @@ reader ignores keys it does not know and reads every schema up to `SCHEMA`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
 
 from policies.reason import Reason
-from policies.records import Curve, Price
+from policies.records import Curve, Price, Worker
 from policies.request import ANY, INFINITE, Dispatch, Outcome, Request, Shed
 
 SCHEMA: Final = 1
@@ -54,8 +55,10 @@ class Served(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Group(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Workers whose records differ in name and address only: what a fleet of thousands comes down to."""
+    """Workers whose records differ in name and place only: what a fleet of thousands comes down to."""
 
+    mark: str = msgspec.field(name="id", default="")
+    """`mark` of any of them."""
     region: str = msgspec.field(name="r")
     count: int = msgspec.field(name="n")
     accelerator: str = msgspec.field(name="acc", default="")
@@ -104,6 +107,8 @@ class Attempted(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaul
     node: str = msgspec.field(name="k")
     """`worker/model:variant`"""
     region: str = msgspec.field(name="r")
+    mark: str = msgspec.field(name="g", default="")
+    """Of the group its worker belongs to."""
     promise: str = msgspec.field(name="p", default="feasible")
     """A `Status`."""
     started: float = msgspec.field(name="at", default=0.0)
@@ -172,6 +177,12 @@ def decode(raw: bytes) -> Line:
     return _decoder.decode(raw)
 
 
+def mark(worker: Worker) -> str:
+    """What all workers have in common whose records differ in name and place only: eight hexadecimal digits."""
+    alike = msgspec.structs.replace(worker, id="", boot="", seq=0, address="", zone="")
+    return f"{zlib.crc32(_encoder.encode(alike)):08x}"
+
+
 def decided(
     request: Request,
     attempts: Iterable[tuple[Dispatch, Outcome | None, float]],
@@ -181,8 +192,12 @@ def decided(
     tenant: str,
     shed: Shed | None,
     status: int,
+    marks: Callable[[Worker], str] = mark,
 ) -> Decided:
-    """The record of a request; `attempts` are dispatch, outcome and cost in order, `at` its arrival in Unix time."""
+    """The record of a request; `attempts` are dispatch, outcome and cost in order, `at` its arrival in Unix time.
+
+    `marks` is `mark`, or one that remembers.
+    """
     tried = list(attempts)
     arrived = request.arrived
     return Decided(
@@ -202,7 +217,7 @@ def decided(
         min_quality=request.min_quality,
         when_infeasible=tuple(step.value for step in request.when_infeasible),
         tied=bool(request.order) or request.selection != ANY or request.max_cost < INFINITE,
-        attempts=tuple(_attempted(arrived, *one) for one in tried),
+        attempts=tuple(_attempted(arrived, marks, *one) for one in tried),
         refused="" if shed is None else shed.reason.label,
         status=status,
         took=None if finished is None else _micro(finished - arrived),
@@ -210,12 +225,15 @@ def decided(
     )
 
 
-def _attempted(arrived: float, dispatch: Dispatch, outcome: Outcome | None, cost: float) -> Attempted:
+def _attempted(
+    arrived: float, marks: Callable[[Worker], str], dispatch: Dispatch, outcome: Outcome | None, cost: float
+) -> Attempted:
     eta, node = dispatch.eta, dispatch.node
     seen = outcome or Outcome(reason=Reason.INTERNAL)
     return Attempted(
         node=node.id,
         region=node.region,
+        mark=marks(node.worker),
         promise=dispatch.status.value,
         started=_micro(dispatch.at - arrived),
         predicted=Predicted(*map(_micro, (eta.network, eta.wait, eta.prefill, eta.decode, eta.spread))),

@@ -188,10 +188,12 @@ class Node:
         "id",
         "learned_at",
         "rates",
+        "region",
         "slot",
         "speed",
         "state",
         "typical_work",
+        "worker",
     )
 
     def __init__(self, state: WorkerState, endpoint: Endpoint) -> None:
@@ -213,20 +215,14 @@ class Node:
     def describe(self, endpoint: Endpoint) -> None:
         """Take a new description of the endpoint; what was learned about it stays."""
         self.endpoint = endpoint
-        self.id = f"{self.state.record.id}/{endpoint.model}:{endpoint.variant}"
+        self.worker = worker = self.state.record
+        self.region = worker.region
+        self.id = f"{worker.id}/{endpoint.model}:{endpoint.variant}"
         self.typical_work = self.share(endpoint.curve.base + TYPICAL_TOKENS * endpoint.curve.decode)
         self.price()
 
     def price(self) -> None:
         self.rates = cost.rates(self.state.record, self.endpoint.curve, self.charge.factor)
-
-    @property
-    def worker(self) -> Worker:
-        return self.state.record
-
-    @property
-    def region(self) -> str:
-        return self.state.record.region
 
     def accepts(self, now: float) -> bool:
         return self.state.accepts(now)

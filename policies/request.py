@@ -41,6 +41,8 @@ class Status(enum.Enum):
     BEST_EFFORT = "best_effort"
     """Nobody is predicted to make it; the fastest node got it."""
 
+    __hash__ = object.__hash__  # an Enum hashes its name, in Python; these are counted for every request
+
 
 class Selection(msgspec.Struct, frozen=True):
     """Which nodes a request may use at all: every constraint that depends on a node's record alone.

@@ -111,21 +111,34 @@ class FakePools(Pools):
         pool.opened(link)
 
 
+class FakePlan:
+    """What is asked of one route for everything: the body's model, the headers' deadline."""
+
+    def __init__(self, asked: Any, defaults: dict[str, Any]) -> None:
+        self._asked = asked
+        self._defaults = defaults
+
+    def suits(self, routes: Any, body: Body, country: str | None) -> bool:
+        return False
+
+    def request(self, body: Body, request_id: str, arrived: float, client_rtt: float) -> Request:
+        fields: dict[str, Any] = {"stream": body.stream} | self._defaults
+        if self._asked.deadline is not None:
+            fields["deadline"] = arrived + self._asked.deadline - client_rtt
+        if body.kind.generates:
+            fields["output_tokens"] = 10.0
+        return Request(id=request_id, model=body.model, policy="house", arrived=arrived, **fields)
+
+
 class FakeRoutes:
-    """One route for everything: the body's model, the headers' deadline."""
+    """One route for everything."""
 
     def __init__(self, pure: bool = True) -> None:
         self._pure = pure
         self.defaults: dict[str, Any] = {}
 
-    def request(self, *, asked: Any, body: Body, arrived: float, request_id: str, client: Any, country: str | None,
-                client_rtt: float = 0.0) -> Request | Shed:  # fmt: skip
-        fields: dict[str, Any] = {"stream": body.stream} | self.defaults
-        if asked.deadline is not None:
-            fields["deadline"] = arrived + asked.deadline - client_rtt
-        if body.kind.generates:
-            fields["output_tokens"] = 10.0
-        return Request(id=request_id, model=body.model, policy="house", arrived=arrived, **fields)
+    def plan(self, asked: Any, body: Body, client: Any, country: str | None) -> Any:
+        return FakePlan(asked, self.defaults)
 
     def pure(self, model: str) -> bool:
         return self._pure

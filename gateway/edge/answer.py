@@ -6,6 +6,8 @@ of the connection. An answer that breaks off after its first byte never ends in 
 
 from __future__ import annotations
 
+import msgspec
+
 from gateway.edge import wire
 from gateway.edge.flow import Outlet
 from gateway.edge.gate import Head
@@ -14,31 +16,28 @@ from policies.reason import TABLE, Reason
 from policies.request import Shed
 
 
-class Answer:
+class Answer(msgspec.Struct, eq=False):
     """Written by the exchange, in this order: `whole`, or `refuse`, or `begin`, `piece`s and `end` or `interrupt`."""
 
-    __slots__ = ("_chunked", "_head", "id", "keep", "outlet", "status")
-
-    def __init__(self, outlet: Outlet, head: Head, keep: bool) -> None:
-        self.outlet = outlet
-        self._head = head
-        self.keep = keep
-        """Whether the connection may go on after it."""
-        self.id = ""
-        """The request's, echoed."""
-        self.status = 0
-        self._chunked = False
+    outlet: Outlet
+    head: Head
+    keep: bool
+    """Whether the connection may go on after it."""
+    id: str = ""
+    """The request's, echoed."""
+    status: int = 0
+    chunked: bool = False
 
     def whole(self, status: int, fields: bytes, content: bytes) -> None:
         """All of it at once. `fields` is the head from the status line on, without framing."""
         self.status = status
         ending = wire.HEAD_END if self.keep else wire.CLOSE + wire.HEAD_END
-        head = b"%b\r\nContent-Length: %d%b" % (fields, len(content), ending)
+        write, length = self.outlet.transport.write, b"%d" % len(content)
         if len(content) < wire.JOIN_BYTES:
-            self.outlet.write(head + content)
+            write(b"".join((fields, wire.CONTENT_LENGTH, length, ending, content)))
         else:
-            self.outlet.write(head)
-            self.outlet.write(content)
+            write(b"".join((fields, wire.CONTENT_LENGTH, length, ending)))
+            write(content)
 
     def json(self, content: bytes) -> None:
         """A document of our own."""
@@ -55,8 +54,8 @@ class Answer:
         parts = [fields]
         if length is not None:
             parts += (wire.CONTENT_LENGTH, length)
-        elif self._head.modern:
-            self._chunked = True
+        elif self.head.modern:
+            self.chunked = True
             parts.append(wire.CHUNKED)
         else:
             self.keep = False  # HTTP/1.0 knows no chunks: the end of the connection ends the body
@@ -66,11 +65,11 @@ class Answer:
         self.outlet.write(b"".join(parts))
 
     def piece(self, data: bytes) -> None:
-        self.outlet.write(wire.chunk(data) if self._chunked else data)
+        self.outlet.write(wire.chunk(data) if self.chunked else data)
 
     def end(self) -> None:
         """All pieces were written."""
-        if self._chunked:
+        if self.chunked:
             self.outlet.write(wire.LAST_CHUNK)
 
     def interrupt(self, reason: Reason, events: bool) -> None:
@@ -83,8 +82,8 @@ class Answer:
     def refuse(self, shed: Shed, attempts: int) -> None:
         """An error instead of an answer."""
         self.status = TABLE[shed.reason].http
-        allow = "POST" if self._head.method == b"GET" else "GET, POST"
+        allow = "POST" if self.head.method == b"GET" else "GET, POST"
         data = errors.answer(shed, self.id, attempts=attempts, close=not self.keep, allow=allow)
-        if self._head.method == b"HEAD":
+        if self.head.method == b"HEAD":
             data = data.partition(wire.HEAD_END)[0] + wire.HEAD_END  # RFC 9110 section 9.3.2
         self.outlet.write(data)

@@ -6,11 +6,12 @@ on the plane's clock. exchange.py drives it and decides what follows from its en
 
 from __future__ import annotations
 
+import msgspec
+
 from gateway.edge import relay, wire
 from gateway.edge.gate import Head
 from gateway.edge.upstream import Link, Pool
 from gateway.openai import headers
-from policies.cost import bill
 from policies.reason import Reason
 from policies.records import NO_TIMINGS, Timings
 from policies.request import INFINITE, Dispatch, Outcome, Status
@@ -36,46 +37,31 @@ STALE_WINDOW = 0.05
 LONGEST_ANNOUNCED_MS = 86_400_000
 """Milliseconds of budget a worker is told at most."""
 
+NO_FIELDS: dict[bytes, bytes] = {}
 ROUTING_FIELDS = frozenset(row.name for row in headers.TABLE)
 """Headers that spoke to us; a worker gets what it needs of them in our own words."""
 WITHHELD = wire.NOT_FORWARDED | ROUTING_FIELDS
 
 
-class Attempt:
+class Attempt(msgspec.Struct, eq=False):
     """A dispatch, the link it runs on, and what has been seen of its answer."""
 
-    __slots__ = (
-        "dispatch",
-        "events",
-        "first_byte",
-        "heard",
-        "limit",
-        "link",
-        "named",
-        "outcome",
-        "pool",
-        "resent",
-        "router",
-        "sent",
-    )
-
-    def __init__(self, router: Router, dispatch: Dispatch, pool: Pool) -> None:
-        self.router = router
-        """The one that decided; a reload may have put another in its place since."""
-        self.dispatch = dispatch
-        self.pool = pool
-        self.link: Link | None = None
-        self.limit = _limit(dispatch)
-        self.sent = 0.0
-        self.resent = False
-        """Whether it was written a second time, after losing the idle-timeout race."""
-        self.heard = 0.0
-        """When the worker last said anything."""
-        self.first_byte: float | None = None
-        self.named: dict[bytes, bytes] = {}
-        """The reply's fields by name."""
-        self.events: relay.Events | None = None
-        self.outcome: Outcome | None = None
+    router: Router
+    """The one that decided; a reload may have put another in its place since."""
+    dispatch: Dispatch
+    pool: Pool
+    limit: float
+    link: Link | None = None
+    sent: float = 0.0
+    resent: bool = False
+    """Whether it was written a second time, after losing the idle-timeout race."""
+    heard: float = 0.0
+    """When the worker last said anything."""
+    first_byte: float | None = None
+    named: dict[bytes, bytes] = NO_FIELDS
+    """The reply's fields by name."""
+    events: relay.Events | None = None
+    outcome: Outcome | None = None
 
     def __repr__(self) -> str:
         return (
@@ -107,7 +93,8 @@ class Attempt:
     @property
     def least_patience(self) -> float:
         """Seconds of silence granted whatever was predicted: cheap to know, so the alarm is set to this at first."""
-        return min(SILENCE, (self.limit - self.dispatch.at) / 2)
+        half = (self.limit - self.dispatch.at) / 2
+        return half if half < SILENCE else SILENCE
 
     def hear(self, link: Link, now: float) -> None:
         """The worker said something."""
@@ -119,18 +106,18 @@ class Attempt:
         self,
         reason: Reason | None,
         now: float,
-        *,
         executed: bool = True,
         timings: Timings = NO_TIMINGS,
         output_tokens: int | None = None,
     ) -> Outcome:
         """Tell the router what came of it. Asserts that nobody has before."""
         assert self.outcome is None, self
-        dispatch = self.dispatch
+        dispatch, link = self.dispatch, self.link
+        reply = None if link is None else link.reply
         self.outcome = outcome = Outcome(
             reason=reason,
             executed=executed,
-            client_error=reason is None and self.link is not None and self.link.reply.status >= 400,
+            client_error=reason is None and reply is not None and reply.status >= 400,
             first_byte=self.first_byte,
             total=now - dispatch.at,
             queue=timings.queue,
@@ -138,15 +125,10 @@ class Attempt:
             decode=timings.decode,
             accelerator=timings.accel,
             output_tokens=output_tokens,
-            reply_bytes=0 if self.link is None else self.link.reply.size,
+            reply_bytes=0 if reply is None else reply.size,
         )
         self.router.report(dispatch, outcome, now)
         return outcome
-
-    def cost(self) -> float:
-        """What it really cost, once settled. US dollars."""
-        assert self.outcome is not None
-        return bill(self.dispatch.node, self.dispatch.request, self.outcome)
 
     def in_deadline(self) -> bool:
         """Whether it was answered, whole and in time."""
@@ -163,17 +145,21 @@ class Attempt:
         fields = client.passed_on
         if fields is None:
             client.passed_on = fields = _passed_on(client)
-        lines = [wire.POST, path, wire.REQUEST_VERSION, self.pool.host, fields]
         if dispatch.node.worker.variant_header:
-            lines += (wire.VARIANT, dispatch.node.endpoint.variant.encode())
+            fields += wire.VARIANT + dispatch.node.endpoint.variant.encode()
         if dispatch.attempt > 1:
-            lines += (wire.ATTEMPT, b"%d" % dispatch.attempt)
+            fields += wire.ATTEMPT + b"%d" % dispatch.attempt
         if traceparent:
-            lines += (wire.TRACEPARENT, traceparent)
-        budget = b"%d" % round(min(max((self.limit - now) * 1e3, 1), LONGEST_ANNOUNCED_MS))
-        lines += (wire.REQUEST_ID, request_id, wire.DEADLINE, budget, wire.EXPECTED_TIMEOUT, budget)
-        lines += (wire.CONTENT_LENGTH, b"%d" % length, wire.HEAD_END)
-        return b"".join(lines)
+            fields += wire.TRACEPARENT + traceparent
+        left = (self.limit - now) * 1e3
+        budget = b"%d" % (
+            round(left) if 1.0 < left < LONGEST_ANNOUNCED_MS else 1 if left <= 1.0 else LONGEST_ANNOUNCED_MS
+        )
+        return b"".join((
+            wire.POST, path, wire.REQUEST_VERSION, self.pool.host, fields,
+            wire.REQUEST_ID, request_id, wire.DEADLINE, budget, wire.EXPECTED_TIMEOUT, budget,
+            wire.CONTENT_LENGTH, b"%d" % length, wire.HEAD_END,
+        ))  # fmt: skip
 
 
 def _passed_on(client: Head) -> bytes:
@@ -189,10 +175,11 @@ def _passed_on(client: Head) -> bytes:
     )
 
 
-def _limit(dispatch: Dispatch) -> float:
+def limit(dispatch: Dispatch) -> float:
     """When it must be over: at the deadline; best effort was never promised to make that, and gets its time."""
-    request = dispatch.request
-    limit = request.deadline if request.deadline < INFINITE else dispatch.at + LONGEST
+    deadline = dispatch.request.deadline
+    if deadline == INFINITE:
+        deadline = dispatch.at + LONGEST
     if dispatch.status is Status.BEST_EFFORT:
-        return max(limit, dispatch.at + dispatch.eta.total + request.patience)
-    return limit
+        return max(deadline, dispatch.at + dispatch.eta.total + dispatch.request.patience)
+    return deadline

@@ -8,57 +8,45 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gateway import oip
+from gateway.auth import Client
 from gateway.body import Body, Kind
 from gateway.edge import surface
 from gateway.edge.gate import Head
 from gateway.openai import headers, requests
+from gateway.openai.headers import NOTHING, Asked
 from policies.reason import Reason
 from policies.request import Request, Shed
 
 if TYPE_CHECKING:
-    from gateway.auth import Client
     from gateway.edge.plane import Plane
     from policies.node import Node
 
+TENSOR = Kind.TENSOR
 
-class Call:
+
+class Call(msgspec.Struct, gc=False, eq=False):
     """Head and body as sent, who sent them and when; then id, wishes, body fields and the request made of them."""
 
-    __slots__ = (
-        "_body",
-        "_client",
-        "_peer",
-        "arrived",
-        "asked",
-        "head",
-        "id",
-        "keep",
-        "nearest",
-        "raw",
-        "request",
-        "rtt",
-    )
-
-    request: Request
+    head: Head
+    raw: bytes
+    client: Client
+    peer: str
+    arrived: float
+    """When its first byte came."""
+    keep: bool
+    """Whether the client wants the connection kept."""
+    rtt: float = 0.0
+    """The client's own round trip, where it is measured. Seconds."""
+    id: str = ""
+    asked: Asked = NOTHING
+    body: Body | None = None
+    request: Request | None = None
     """Set by `understand`, when it is not refused."""
-
-    def __init__(self, head: Head, raw: bytes, client: Client, peer: str, arrived: float, keep: bool) -> None:
-        self.head = head
-        self.raw = raw
-        self._client = client
-        self._peer = peer
-        self.arrived = arrived
-        """When its first byte came."""
-        self.keep = keep
-        """Whether the client wants the connection kept."""
-        self.rtt = 0.0
-        """The client's own round trip, where it is measured. Seconds."""
-        self.id = ""
-        self.asked = headers.NOTHING
-        self._body: Body | None = None
-        self.nearest: bytes | None = None
-        """The gateways the client should rather use, as `x-gateway-nearest` says it."""
+    nearest: bytes | None = None
+    """The gateways the client should rather use, as `x-gateway-nearest` says it."""
 
     def __repr__(self) -> str:
         return f"<Call {self.id} {self.head.method.decode()} {len(self.raw)} bytes>"
@@ -78,34 +66,30 @@ class Call:
 
     def understand(self, plane: Plane) -> Request | Shed:
         """Read the body, find the client, and merge all with the route's defaults."""
-        head = self.head
+        head, routes = self.head, plane.routes
         read = surface.reader(head.path)
         if read is None:
             return Shed(Reason.NOT_FOUND)
         body = read(head.path, self.raw)
         if isinstance(body, Shed):
             return body
-        self._body = body
-        place = plane.locator.locate(self._peer, head.forwarded)
+        self.body = body
+        place = plane.locator.locate(self.peer, head.forwarded)
         self.nearest = plane.steering.header(place)
-        request = plane.routes.request(
-            asked=self.asked,
-            body=body,
-            arrived=self.arrived,
-            request_id=self.id,
-            client=self._client,
-            country=place.country,
-            client_rtt=self.rtt,
-        )
-        if not isinstance(request, Shed):
-            self.request = request
+        plan = head.plan
+        if plan is None or not plan.suits(routes, body, place.country):
+            made = routes.plan(self.asked, body, self.client, place.country)
+            if isinstance(made, Shed):
+                return made
+            head.plan = plan = made
+        self.request = request = plan.request(body, self.id, self.arrived, self.rtt)
         return request
 
     def addressed(self, node: Node) -> tuple[bytes, bytes]:
         """Target and body as this node's worker wants them: by its engine's own name for the model, if it has one."""
-        body = self._body
+        body = self.body
         assert body is not None
         served_name = None if node.worker.variant_header else node.endpoint.served_name
-        if body.kind is Kind.TENSOR:
+        if body.kind is TENSOR:
             return oip.upstream_path(self.head.target, served_name), self.raw
         return self.head.target, requests.rewrite(self.raw, body, served_name)

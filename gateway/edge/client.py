@@ -17,7 +17,7 @@ import httptools
 
 from gateway.edge import familiar, gate, peer, wire
 from gateway.edge.call import Call
-from gateway.edge.exchange import Exchange
+from gateway.edge.exchange import Exchange, Watch
 from gateway.edge.familiar import Familiar
 from gateway.edge.flow import Outlet
 from gateway.edge.gate import Fields, Head
@@ -101,6 +101,7 @@ class ClientConnection(asyncio.Protocol, Alarm):
         "_transport",
         "_unembodied",
         "_waiting",
+        "_watch",
     )
 
     _transport: asyncio.Transport
@@ -118,6 +119,7 @@ class ClientConnection(asyncio.Protocol, Alarm):
         self._phase = IDLE
         self._waiting: deque[Call] = deque()
         self._exchange: Exchange | None = None
+        self._watch = Watch()
         self._serving = False
         self._throttled = False
         self._familiar: Familiar | None = None
@@ -159,20 +161,21 @@ class ClientConnection(asyncio.Protocol, Alarm):
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None or self._phase is CLOSED:
             return
-        if not self._recognise(data):
-            self._parse(data)
+        if self._exchange is None and self._recognise(data):
+            return
+        self._parse(data)
         self._settle()
 
     def _recognise(self, data: bytes) -> bool:
-        """Whether this was one whole request whose head is known, and nothing else is going on."""
+        """Start what is one whole request whose head is known, when nothing else is going on."""
         known = self._familiar
         if known is None or self._phase is not IDLE or self._waiting:
             return False
         raw = known.body(data, self._plane)
         if raw is None:
             return False
-        self._arrived = self._plane.clock()
-        self._waiting.append(Call(known.head, raw, known.client, self._peer, self._arrived, keep=True))
+        self._arrived = now = self._plane.clock()
+        self._start(Call(known.head, raw, known.client, self._peer, now, True))
         return True
 
     def _parse(self, data: bytes) -> None:
@@ -202,6 +205,7 @@ class ClientConnection(asyncio.Protocol, Alarm):
         self._plane.wheel.clear(self)
         if self._exchange is not None:
             self._exchange.cancel()
+        self._plane.wheel.clear(self._watch)
         self._door.closed(self)
 
     def pause_writing(self) -> None:
@@ -325,14 +329,14 @@ class ClientConnection(asyncio.Protocol, Alarm):
         plane = self._plane
         if plane.measure_clients:
             call.rtt = peer.round_trip(self._transport)
-        self._exchange = exchange = Exchange(plane, self._outlet, call, self._answered)
+        self._exchange = exchange = Exchange(plane, self._outlet, self._watch, call, self._answered)
         try:
             exchange.start()
         except Exception:
             log.exception("%r failed", exchange)
             exchange.broke()
 
-    def _answered(self, exchange: Exchange) -> None:
+    def _answered(self, exchange: Exchange, now: float) -> None:
         """The exchange has given the client its ending."""
         self._exchange = None
         if self._phase is CLOSED:
@@ -341,7 +345,7 @@ class ClientConnection(asyncio.Protocol, Alarm):
             self._close()
             return
         if self._phase is IDLE:
-            self._plane.wheel.set(self, self._plane.clock() + self._plane.limits.idle_s)
+            self._plane.wheel.set(self, now + self._plane.limits.idle_s)
         if self._waiting or self._refusal is not None or self._continue:
             self._settle()
 

@@ -9,37 +9,56 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from gateway.edge import relay, surface, wire
 from gateway.edge.answer import Answer
-from gateway.edge.attempt import STALL, Attempt
+from gateway.edge.attempt import STALL, Attempt, limit
 from gateway.edge.call import Call
 from gateway.edge.flow import Outlet
 from gateway.edge.plane import Plane
 from gateway.edge.state import BUFFER, CONNECT, DECIDE, DONE, HELD, SENT, STREAM, TRANSITIONS, State
 from gateway.edge.upstream import Link
 from gateway.edge.wheel import Alarm
-from gateway.ring import Trace
+from gateway.ring import Trace, Tried
+from policies.cost import bill
 from policies.reason import Reason
-from policies.records import Timings
-from policies.request import Dispatch, Hold, Request, Shed
+from policies.records import NO_TIMINGS, Timings
+from policies.request import INFINITE, Dispatch, Hold, Request, Shed
 from policies.retry import repeatable
 
 log = logging.getLogger(__name__)
 
 
-class Exchange(Alarm):
+class Watch(Alarm):
+    """The alarm of whatever exchange a connection has. It outlives exchanges: setting it anew is mostly one assignment,
+    where an alarm for each would be put into the wheel and taken out again."""
+
+    __slots__ = ("exchange",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exchange: Exchange | None = None
+
+    def ring(self, now: float) -> None:
+        if self.exchange is not None:
+            self.exchange.ring(now)
+
+
+class Exchange:
     """One request. Its connection calls `start`, perhaps `cancel`; all else comes from links, pools and the alarm."""
 
-    __slots__ = ("_answered", "_attempt", "_plane", "_trace", "_tried", "answer", "call", "state")
+    __slots__ = ("_answered", "_attempt", "_ended", "_plane", "_request", "_shed", "_tried", "_watch", "answer", "call",
+                 "state")  # fmt: skip
 
-    _trace: Trace
+    _request: Request
 
-    def __init__(self, plane: Plane, outlet: Outlet, call: Call, answered: Callable[[Exchange], None]) -> None:
-        super().__init__()
+    def __init__(
+        self, plane: Plane, outlet: Outlet, watch: Watch, call: Call, answered: Callable[[Exchange, float], None]
+    ) -> None:
         self.state = DECIDE
         self._plane = plane
+        self._watch = watch
+        watch.exchange = self
         self._answered = answered
         self.call = call
         self.answer = Answer(outlet, call.head, call.keep and not plane.draining)
@@ -47,6 +66,10 @@ class Exchange(Alarm):
         """Workers that have been sent it, or were to be."""
         self._attempt: Attempt | None = None
         """The last of them."""
+        self._ended: list[Tried] = []
+        """Attempts that have been settled."""
+        self._shed: Shed | None = None
+        """Why it was refused."""
 
     def __repr__(self) -> str:
         worker = self._tried[-1] if self._tried else "-"
@@ -63,7 +86,6 @@ class Exchange(Alarm):
         """The whole request is here."""
         shed = self.call.identify(self._plane)
         self.answer.id = self.call.id
-        self._trace = Trace(request_id=self.call.id)
         method = self.call.head.method
         if shed is not None:
             self._refuse(shed)
@@ -80,7 +102,7 @@ class Exchange(Alarm):
         if isinstance(request, Shed):
             self._refuse(request)
         else:
-            self._trace.request = request
+            self._request = request
             self._route(request, plane.clock())
 
     def _route(self, request: Request, now: float) -> None:
@@ -90,7 +112,7 @@ class Exchange(Alarm):
             self._forward(decision, now)
         elif isinstance(decision, Hold):
             self._go(HELD)
-            self._plane.wheel.set(self, min(decision.until, request.deadline))
+            self._plane.wheel.set(self._watch, min(decision.until, request.deadline))
         else:
             self._refuse(decision)
 
@@ -111,9 +133,8 @@ class Exchange(Alarm):
             self._go(DECIDE)
         self._tried.append(worker.id)
         plane.telemetry.dispatched(dispatch)
-        self._trace.sent(dispatch)
         pool = plane.upstream.of(worker.address)
-        self._attempt = attempt = Attempt(plane.router, dispatch, pool)
+        self._attempt = attempt = Attempt(plane.router, dispatch, pool, limit(dispatch))
         link = pool.take()
         if link is None:
             self._connect(attempt, now)
@@ -124,7 +145,7 @@ class Exchange(Alarm):
         self._go(CONNECT)
         attempt.link = None
         timeout = max(self._plane.upstream.connect_timeout, attempt.connect_timeout)
-        self._plane.wheel.set(self, min(attempt.limit, now + timeout + attempt.patience))
+        self._plane.wheel.set(self._watch, min(attempt.limit, now + timeout + attempt.patience))
         attempt.pool.connect(self, timeout)
 
     def connected(self, link: Link) -> None:
@@ -146,7 +167,7 @@ class Exchange(Alarm):
         target, body = call.addressed(attempt.dispatch.node)
         head = attempt.head(call.head, target, len(body), call.id.encode(), call.asked.traceparent, now)
         link.send(self, head, body)
-        self._plane.wheel.set(self, now + attempt.least_patience)
+        self._plane.wheel.set(self._watch, now + attempt.least_patience)
 
     # Relay.
 
@@ -177,14 +198,14 @@ class Exchange(Alarm):
             self._begin(attempt, link, attempt.named.get(b"content-length"))
             self._relay_rest(attempt, link)
         if self.state is BUFFER:
-            self._plane.wheel.set(self, min(attempt.limit, now + STALL))
+            self._plane.wheel.set(self._watch, min(attempt.limit, now + STALL))
 
     def _complete(self, attempt: Attempt, link: Link, now: float) -> None:
         """A whole unary answer, and nothing of it sent yet: the common case."""
         reply = link.reply
         content = reply.take()
-        generated = relay.output_tokens(content) if self.call.request.output_tokens else None
-        cost = self._settle(None, now, timings=relay.timings(attempt.named), output_tokens=generated)
+        generated = relay.output_tokens(content) if self._request.output_tokens else None
+        cost = self._settle(None, now, True, relay.timings(attempt.named), generated)
         self.answer.whole(reply.status, self._head(attempt, link, cost), content)
         link.release()
         self._finish()
@@ -194,7 +215,7 @@ class Exchange(Alarm):
         self._go(STREAM)
         self.answer.begin(link.reply.status, self._head(attempt, link, attempt.dispatch.cost), length)
         self.answer.outlet.attach(link.transport)
-        self._plane.wheel.set(self, min(attempt.limit, attempt.heard + STALL))
+        self._plane.wheel.set(self._watch, min(attempt.limit, attempt.heard + STALL))
 
     def _relay_events(self, attempt: Attempt, events: relay.Events, link: Link) -> None:
         reply = link.reply
@@ -224,7 +245,7 @@ class Exchange(Alarm):
         """The worker has ended a streamed answer cleanly, and so do we."""
         self.answer.end()
         self.answer.outlet.detach()
-        self._settle(None, self._plane.clock(), timings=timings, output_tokens=generated)
+        self._settle(None, self._plane.clock(), True, timings, generated)
         link.release()
         self._finish()
 
@@ -276,30 +297,30 @@ class Exchange(Alarm):
 
     def _rang(self, now: float) -> None:
         attempt = self._attempt
-        if self.state is HELD and now < self.call.request.deadline:
+        if self.state is HELD and now < self._request.deadline:
             self._go(DECIDE)
-            self._route(self.call.request, now)
+            self._route(self._request, now)
         elif attempt is None or now >= attempt.limit:
             self._fail(Reason.DEADLINE_EXCEEDED)
         elif self.state is SENT and now < attempt.sent + attempt.patience:
-            self._plane.wheel.set(self, min(attempt.limit, attempt.sent + attempt.patience))
+            self._plane.wheel.set(self._watch, min(attempt.limit, attempt.sent + attempt.patience))
         elif self.state in (CONNECT, SENT):
             self._give_up(attempt, now)
         elif now < attempt.heard + STALL or self.answer.outlet.paused:
-            self._plane.wheel.set(self, min(attempt.limit, max(now, attempt.heard) + STALL))
+            self._plane.wheel.set(self._watch, min(attempt.limit, max(now, attempt.heard) + STALL))
         else:
             self._fail(Reason.UPSTREAM_LOST)
 
     def _give_up(self, attempt: Attempt, now: float) -> None:
         """The worker has been silent too long. Only with another one at hand is it worse than waiting on."""
         if self._repeats_safely():
-            decision = attempt.router.route(self.call.request, now, self._tried)
+            decision = attempt.router.route(self._request, now, self._tried)
             if isinstance(decision, Dispatch):
                 self._settle(Reason.DEADLINE_EXCEEDED, now)
                 self._drop(attempt)
                 self._forward(decision, now)
                 return
-        self._plane.wheel.set(self, attempt.limit)
+        self._plane.wheel.set(self._watch, attempt.limit)
 
     def _fail(self, reason: Reason, *, executed: bool = True) -> None:
         """The attempt is over without an answer: another node, or the client gets to know."""
@@ -329,7 +350,7 @@ class Exchange(Alarm):
         assert failed.outcome is not None
         if now >= failed.limit or not repeatable(failed.outcome, self._repeats_safely()):
             return False
-        decision = failed.router.route(self.call.request, now, self._tried)
+        decision = failed.router.route(self._request, now, self._tried)
         if not isinstance(decision, Dispatch):
             return False
         self._forward(decision, now)
@@ -337,7 +358,7 @@ class Exchange(Alarm):
 
     def _repeats_safely(self) -> bool:
         """Whether an attempt of which nobody knows how far it came may be repeated (R3)."""
-        return self._plane.routes.pure(self.call.request.model)
+        return self._plane.routes.pure(self._request.model)
 
     def _drop(self, attempt: Attempt) -> None:
         """Leave the worker at once; this is how it learns that its work is not wanted any more."""
@@ -361,44 +382,50 @@ class Exchange(Alarm):
 
     # Settle.
 
-    def _settle(self, reason: Reason | None, now: float, **seen: Any) -> float:
-        """Report the attempt, exactly once; what it cost in US dollars. `seen` goes to `Attempt.settle`."""
+    def _settle(
+        self,
+        reason: Reason | None,
+        now: float,
+        executed: bool = True,
+        timings: Timings = NO_TIMINGS,
+        generated: int | None = None,
+    ) -> float:
+        """Report the attempt, exactly once; what it cost in US dollars. Arguments as `Attempt.settle` has them."""
         attempt = self._attempt
         assert attempt is not None
-        outcome = attempt.settle(reason, now, **seen)
-        cost = attempt.cost()
-        self._plane.telemetry.settled(attempt.dispatch, outcome, cost, attempt.in_deadline())
-        self._trace.settled(attempt.dispatch, outcome, cost)
+        dispatch = attempt.dispatch
+        outcome = attempt.settle(reason, now, executed, timings, generated)
+        cost = bill(dispatch.node, dispatch.request, outcome)
+        self._plane.telemetry.settled(dispatch, outcome, cost, attempt.in_deadline())
+        self._ended.append(Tried(dispatch, outcome, cost))
         return cost
 
     def _refuse(self, shed: Shed) -> None:
         """The client gets an error instead of an answer."""
         if not self._tried:
             self._plane.telemetry.refused(shed.reason)
-        self._trace.shed = shed
+        self._shed = shed
         self.answer.refuse(shed, attempts=len(self._tried))
         self._finish()
 
     def _head(self, attempt: Attempt, link: Link, cost: float) -> bytes:
         """The answer's head without framing: what the worker said, and what of the decision the client gets to see."""
-        plane = self._plane
-        head = relay.head(link.reply, self.call.id.encode())
-        if self.call.nearest:
-            head += wire.NEAREST + self.call.nearest
-        if plane.decision_headers == "always" or (self.call.asked.explain and plane.decision_headers != "never"):
-            head += relay.decision(attempt.dispatch, attempt.outcome, cost, attempt.dispatch.at - self.call.arrived)
+        call, shown = self.call, self._plane.decision_headers
+        head = relay.head(link.reply, call.id.encode())
+        if call.nearest:
+            head += wire.NEAREST + call.nearest
+        if shown == "always" or (call.asked.explain and shown != "never"):
+            head += relay.decision(attempt.dispatch, attempt.outcome, cost, attempt.dispatch.at - call.arrived)
         return head
 
     def _finish(self) -> None:
         """The client has its ending."""
-        plane = self._plane
+        plane, call, status = self._plane, self.call, self.answer.status
         self._go(DONE)
-        plane.wheel.clear(self)
+        self._watch.exchange = None
+        plane.wheel.set(self._watch, INFINITE)
         now = plane.clock()
-        plane.telemetry.finished(self.answer.status, now - self.call.arrived)
-        trace = self._trace
-        if trace.request is not None or trace.shed is not None:  # what a GET was told is no decision
-            trace.status = self.answer.status
-            trace.finished = now
-            plane.ring.add(trace)
-        self._answered(self)
+        plane.telemetry.finished(status, now - call.arrived)
+        if call.request is not None or self._shed is not None:  # what a GET was told is no decision
+            plane.ring.add(Trace(call.id, call.request, self._ended, self._shed, status, now))
+        self._answered(self, now)

@@ -18,6 +18,7 @@ from policies.reason import Reason
 if TYPE_CHECKING:
     from gateway.config import Limits
     from gateway.openai.headers import Asked
+    from gateway.routes import Plan
     from policies.request import Shed
 
 Fields = list[tuple[bytes, bytes]]
@@ -26,7 +27,19 @@ Fields = list[tuple[bytes, bytes]]
 class Head:
     """The head of one client request, as parsed; `named` holds the last value of every field name."""
 
-    __slots__ = ("asked", "fields", "method", "modern", "named", "passed_on", "path", "target", "version")
+    __slots__ = (
+        "asked",
+        "fields",
+        "forwarded",
+        "method",
+        "modern",
+        "named",
+        "passed_on",
+        "path",
+        "plan",
+        "target",
+        "version",
+    )
 
     def __init__(self, method: bytes, target: bytes, version: str, fields: Fields) -> None:
         self.method = method
@@ -36,22 +49,21 @@ class Head:
         """Names in lower case, in the order they came."""
         self.modern = version == "1.1"
         """Whether the client speaks HTTP/1.1, so that chunks and kept connections are understood."""
-        self.named = dict(fields)
+        self.named = named = dict(fields)
+        self.forwarded = claimed(fields) if b"x-forwarded-for" in named or b"forwarded" in named else None
+        """What proxies before us claim about the client's address; who believes it is geo.py's to decide."""
+        # A head that a connection repeats is one object, which remembers what has been made of it.
         self.asked: Asked | Shed | None = None
-        """What it asks for, once that has been read."""
+        """What it asks for."""
+        self.plan: Plan | None = None
+        """What its last request's body did not decide."""
         self.passed_on: bytes | None = None
-        """Its fields for a worker, once they have been written."""
+        """Its fields for a worker."""
         self.path = target.partition(b"?")[0] if b"?" in target else target
         """The raw path. Authentication, routing and forwarding all use this one string (faults.md T4)."""
 
     def __repr__(self) -> str:
         return f"<Head {self.method!r} {len(self.fields)} fields>"
-
-    @property
-    def forwarded(self) -> bytes | None:
-        """What proxies before us claim about the client's address; who believes it is geo.py's to decide."""
-        named = self.named
-        return claimed(self.fields) if b"x-forwarded-for" in named or b"forwarded" in named else None
 
 
 Hosts = frozenset[bytes]

@@ -7,6 +7,7 @@ of one could not be read. What an answer means for routing is `verdict`; what is
 
 from __future__ import annotations
 
+import functools
 import re
 
 from gateway.edge import wire
@@ -33,6 +34,8 @@ class OversizeError(Exception):
 def verdict(reply: Reply, named: dict[bytes, bytes]) -> Reason | None:
     """What a worker's answer amounts to, by its head: None to pass it on, else how the attempt failed."""
     status = reply.status
+    if status == 200 and b"transfer-encoding" not in named and b"content-encoding" not in named:
+        return None  # nothing of what follows; the usual case
     if unexecuted(reply, named):
         return UNEXECUTED[status]
     if status >= 500:
@@ -54,7 +57,8 @@ def unexecuted(reply: Reply, named: dict[bytes, bytes]) -> bool:
 
 def streams(named: dict[bytes, bytes]) -> bool:
     """Whether the answer is a stream of events."""
-    return named.get(b"content-type", b"").lower().startswith(wire.EVENT_STREAM)
+    kind = named.get(b"content-type")
+    return kind is not None and kind[: len(wire.EVENT_STREAM)].lower() == wire.EVENT_STREAM
 
 
 def framed(reply: Reply, named: dict[bytes, bytes]) -> bool:
@@ -66,13 +70,16 @@ def head(reply: Reply, request_id: bytes) -> bytes:
     """The answer's head without its framing and its end: our status line and id, the worker's allowed fields."""
     lines = [wire.status_line(reply.status), wire.REQUEST_ID, request_id]
     for name, value in reply.fields:
-        if name in wire.ANSWER_FIELDS or _passes(name):
+        if _passes(name):
             lines += (wire.CRLF, name, wire.COLON, value)
     return b"".join(lines)
 
 
+@functools.lru_cache(maxsize=512)  # workers' names are few and repeat; at most 32 MiB of hostile ones
 def _passes(name: bytes) -> bool:
-    return name.startswith(wire.ANSWER_PREFIXES) and not name.startswith(wire.ANSWER_DENIED_PREFIXES)
+    return name in wire.ANSWER_FIELDS or (
+        name.startswith(wire.ANSWER_PREFIXES) and not name.startswith(wire.ANSWER_DENIED_PREFIXES)
+    )
 
 
 def timings(named: dict[bytes, bytes]) -> Timings:
@@ -83,7 +90,8 @@ def timings(named: dict[bytes, bytes]) -> Timings:
 
 def output_tokens(body: bytes) -> int | None:
     """What a unary answer's `usage` says it generated."""
-    found = COMPLETION_TOKENS.findall(body, max(0, len(body) - USAGE_TAIL))
+    start = len(body) - USAGE_TAIL
+    found = COMPLETION_TOKENS.findall(body, start if start > 0 else 0)
     return int(found[-1]) if found else None
 
 

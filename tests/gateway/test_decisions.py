@@ -12,11 +12,11 @@ import pytest
 from gateway import decisions as module
 from gateway.config import DecisionLogConfig
 from gateway.decisions import DecisionLog, FullError
-from gateway.ring import Trace
+from gateway.ring import Trace, Tried
 from policies.decision import Decided, Opened, Surveyed, decode
 from policies.fleet import Fleet
 from policies.records import MarginalPrice
-from policies.request import Outcome, RoundTrip, WorkerSeen
+from policies.request import Outcome, RoundTrip, WorkerGone, WorkerSeen
 from tests.gateway.members import dispatch, endpoint, request, worker
 
 SECRET = "a-prompt-or-key"
@@ -44,11 +44,8 @@ class Written:
 
 def trace(request_id: str = "r1", **fields: object) -> Trace:
     asked = request(request_id, tenant="acme", affinity=SECRET, **fields)
-    sent = dispatch(asked)
-    made = Trace(request_id=request_id, request=asked, status=200, finished=asked.arrived + 2.0, wall=1000.0)
-    made.sent(sent)
-    made.settled(sent, Outcome(first_byte=0.5, total=1.5, queue=0.1), 0.25)
-    return made
+    ended = Tried(dispatch(asked), Outcome(first_byte=0.5, total=1.5, queue=0.1), 0.25)
+    return Trace(request_id, asked, [ended], status=200, finished=asked.arrived + 2.0, wall=1000.0)
 
 
 def log_forever(at: Written, one: Trace) -> None:
@@ -133,6 +130,21 @@ async def test_workers_that_differ_in_name_only_are_one_group(tmp_path: Path) ->
     assert dear.serves[0].speed == pytest.approx(1.5, rel=0.02)
     assert surveyed.round_trips == {"eu-west": (0.02, 0.01)}
     assert {len(group.serves) for group in surveyed.groups} == {1, 2}
+
+
+async def test_a_decision_names_the_group_of_its_worker_and_the_memory_of_that_is_bounded(tmp_path: Path) -> None:
+    at = Written(tmp_path / "log", sample=1.0)
+    at.fleet.apply(WorkerSeen(worker("w1")), 0.0)
+    at.log(trace())
+    at.log(trace())
+    await at.log.close()
+    surveyed = at.lines()[-1]
+    assert isinstance(surveyed, Surveyed)
+    assert {one.attempts[0].mark for one in at.decided()} == {surveyed.groups[0].mark}
+    at.fleet.apply(WorkerGone("w1"), 1.0)
+    at.fleet.apply(WorkerSeen(worker("w2", price=9.0)), 1.0)
+    await at.log.close()
+    assert set(at.log._marks) == {"w2"}
 
 
 async def test_a_full_disk_costs_a_count_and_it_goes_on_after(tmp_path: Path) -> None:

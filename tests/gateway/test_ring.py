@@ -41,12 +41,6 @@ def test_a_repeated_id_keeps_the_newest_and_its_age() -> None:
     assert ring.find("b") is None
 
 
-def test_traces_do_not_share_attempts() -> None:
-    one, two = trace(), trace()
-    one.sent(dispatch())
-    assert two.attempts == []
-
-
 def test_the_sink_sees_every_trace_and_its_faults_cost_nothing() -> None:
     seen: list[str] = []
     dropped: list[Exception] = []
@@ -74,10 +68,8 @@ def test_a_decision_is_told_part_by_part() -> None:
         request=asked,
         status=200,
         finished=100.2,
+        attempts=[Tried(dispatch(asked), lost, 0.0), Tried(dispatch(asked, node("us-east", "w2"), 2), good, 0.125)],
     )
-    for sent, outcome, cost in ((dispatch(asked), lost, 0.0), (dispatch(asked, node("us-east", "w2"), 2), good, 0.125)):
-        told_of.sent(sent)
-        told_of.settled(sent, outcome, cost)
     ring = Ring(wall=lambda: 0.0)
     ring.add(told_of)
     told = json.loads(json.dumps(encode(told_of)))
@@ -116,18 +108,15 @@ def test_refused_pending_and_patient_requests_are_told_too() -> None:
 
 
 def test_what_an_attempt_cost_stays_when_prices_change() -> None:
-    fleet, outcome, kept = Fleet(random.Random(1)), Outcome(total=0.1, accelerator=3.6), trace()
+    fleet, outcome = Fleet(random.Random(1)), Outcome(total=0.1, accelerator=3.6)
     fleet.apply(WorkerSeen(worker(price=1.0)), 0.0)
     sent = dispatch(at=fleet.nodes()[0])
-    kept.sent(sent)
-    kept.settled(sent, outcome, bill(sent.node, sent.request, outcome))
+    kept = Trace("r", attempts=[Tried(sent, outcome, bill(sent.node, sent.request, outcome))])
     fleet.apply(WorkerSeen(worker(seq=2, price=1000.0)), 1.0)
     assert bill(sent.node, sent.request, outcome) == pytest.approx(1.0)  # the node is as dear as it is now
     assert encode(kept)["attempts"][0]["actual"]["cost_usd"] == pytest.approx(0.001)
 
 
 def test_a_client_error_is_no_success() -> None:
-    refused = trace()
-    refused.sent(dispatch())
-    refused.settled(dispatch(), Outcome(total=0.1, client_error=True), 0.0)
+    refused = Trace("r", attempts=[Tried(dispatch(), Outcome(total=0.1, client_error=True))])
     assert encode(refused)["attempts"][0]["outcome"] == "client_error"

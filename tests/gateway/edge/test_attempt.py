@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.edge.attempt import LONGEST, Attempt
+from gateway.edge.attempt import LONGEST, Attempt, limit
 from gateway.edge.gate import Head
 from policies.request import Dispatch, Eta, Status
 from tests.fleets import request, router, worker
@@ -29,11 +29,11 @@ def attempt(status: Status = Status.FEASIBLE, *, number: int = 1, **fields: Any)
         cost=0.0,
     )
     decided._open[id(dispatch)] = decided._open.pop(id(routed))
-    return Attempt(decided, dispatch, Edge("a").pools.of("127.0.0.1:9000"))
+    return Attempt(decided, dispatch, Edge("a").pools.of("127.0.0.1:9000"), limit(dispatch))
 
 
 @pytest.mark.parametrize(
-    ("fields", "status", "limit"),
+    ("fields", "status", "until"),
     [
         ({}, Status.FEASIBLE, LONGEST),
         ({"deadline": 5.0}, Status.FEASIBLE, 5.0),
@@ -42,8 +42,8 @@ def attempt(status: Status = Status.FEASIBLE, *, number: int = 1, **fields: Any)
         ({"deadline": 5000.0}, Status.FEASIBLE, 5000.0),
     ],
 )
-def test_when_it_must_be_over(fields: dict[str, float], status: Status, limit: float) -> None:
-    assert attempt(status, **fields).limit == pytest.approx(limit)
+def test_when_it_must_be_over(fields: dict[str, float], status: Status, until: float) -> None:
+    assert attempt(status, **fields).limit == pytest.approx(until)
 
 
 @pytest.mark.parametrize(
