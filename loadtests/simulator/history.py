@@ -87,8 +87,9 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     gateways: tuple[str, ...]
     """Regions; one with two gateways stands there twice."""
     billed: Mapping[tuple[str, str, str], float] = {}
-    """(region, model, variant) -> accelerator seconds that were billed, over those the simulator would charge for the
-    same work (there a busy accelerator is divisible). Prices are multiplied with it, so that work costs what it did."""
+    """(group's mark, model, variant) -> accelerator seconds that were billed, over those the simulator would charge
+    for the same work (there a busy accelerator is divisible). Prices are multiplied with it, so that work costs what it
+    did."""
     heartbeat_s: float = 0.25
     noise: float = 0.1
     notes: tuple[str, ...] = ()
@@ -307,7 +308,7 @@ def _nodes(group: Group, name: str, profiles: tuple[str, ...], billed: Mapping[t
             output_usd_per_mtok=price.output_usd_per_mtok,
         )  # fmt: skip
     usual = fmean(billed.values()) if billed else 1.0
-    share = fmean(billed.get((group.region, served.model, served.variant), usual) for served in group.serves)
+    share = fmean(billed.get((group.mark, served.model, served.variant), usual) for served in group.serves)
     return Nodes(
         name=name, region=group.region, profiles=profiles, count=group.count, cloud=group.cloud,
         usd_per_hour=price.usd_per_hour * share,

@@ -20,8 +20,9 @@ from loadtests.rows import FileError
 from loadtests.simulator.history import History, Past
 from loadtests.workload import Class, Surface
 from policies import decision
-from policies.decision import CLIENT_ERROR, OK, Attempted, Decided, Opened, Served, Surveyed
+from policies.decision import CLIENT_ERROR, OK, Attempted, Decided, Group, Opened, Served, Surveyed
 from policies.reason import Reason
+from policies.records import Curve
 
 ENOUGH = 30
 """Answers from which a mean and a deviation are taken."""
@@ -64,14 +65,17 @@ def history(paths: Sequence[Path]) -> History:
     surveys = [(opened, surveyed) for opened, surveyed in log.surveys if surveyed.groups]
     if not surveys:
         raise FileError(f"{source}: no survey of the fleet in it")
-    counts = Counter(sum(group.count for group in surveyed.groups) for _, surveyed in surveys)
+    began = log.entries[0].decided.at  # before that, a gateway may still have been learning who is there
+    during = [surveyed for _, surveyed in surveys if surveyed.at >= began] or [surveyed for _, surveyed in surveys]
+    counts = Counter(_workers(surveyed) for surveyed in during)
     usual = max(counts, key=lambda count: (counts[count], count))
-    fleet = next(s for _, s in reversed(surveys) if sum(group.count for group in s.groups) == usual).groups
-    served = {(g.region, s.model, s.variant): s for g in fleet for s in g.serves}
-    models = {model for _, model, _ in served}
+    fleet = next(surveyed for surveyed in reversed(during) if _workers(surveyed) == usual).groups
+    models = {served.model for group in fleet for served in group.serves}
     kept = [entry for entry in log.entries if _counts(entry.decided) and entry.decided.model in models]
     if not kept:
         raise FileError(f"{source}: no request in it that any policy could serve")
+    fleet = _measured(fleet, kept)
+    served = {(group.mark, one.model, one.variant): one for group in fleet for one in group.serves}
     gateways = {opened.gateway: opened.region for opened, _ in log.surveys}
     gateways |= {entry.opened.gateway: entry.opened.region for entry in kept}
     kinds: dict[Class, Class] = {}
@@ -86,6 +90,10 @@ def history(paths: Sequence[Path]) -> History:
         noise=_noise(kept, served),
         notes=tuple(_notes(log, kept, counts, usual)),
     )
+
+
+def _workers(surveyed: Surveyed) -> int:
+    return sum(group.count for group in surveyed.groups)
 
 
 # Reading.
@@ -256,6 +264,38 @@ def _trips(
     return trips
 
 
+def _measured(fleet: Sequence[Group], entries: Sequence[Entry]) -> tuple[Group, ...]:
+    """The fleet with the curves that its answers show, prefill and decode apart, where there are enough of them.
+
+    The factor that a gateway learns is one for both, and of the time it predicts, not of the time it takes.
+    """
+    seen: dict[tuple[str, str, str], list[tuple[Decided, Attempted]]] = defaultdict(list)
+    for entry, attempt in _answers(entries):
+        seen[_place(entry, attempt)].append((entry.decided, attempt))
+    return tuple(
+        msgspec.structs.replace(
+            group,
+            serves=tuple(_as_seen(one, seen.get((group.mark, one.model, one.variant), [])) for one in group.serves),
+        )
+        for group in fleet
+    )
+
+
+def _as_seen(served: Served, answers: Sequence[tuple[Decided, Attempted]]) -> Served:
+    if len(answers) < ENOUGH:
+        return served
+    curve = served.curve
+    expected = sum(curve.seconds(decided.prompt_tokens, 0.0, decided.items) for decided, _ in answers)
+    prefill = sum(attempt.actual.prefill or 0.0 for _, attempt in answers)
+    tokens = sum(max(0, (attempt.output_tokens or 0) - 1) for _, attempt in answers)
+    decode = sum(attempt.actual.decode or 0.0 for _, attempt in answers)
+    longer = prefill / expected if expected > 0.0 and prefill > 0.0 else 1.0
+    made = Curve(
+        curve.base * longer, curve.item * longer, curve.prefill * longer, decode / tokens if tokens else curve.decode
+    )
+    return msgspec.structs.replace(served, curve=made, speed=1.0)
+
+
 def _billed(entries: Sequence[Entry], served: dict[tuple[str, str, str], Served]) -> dict[tuple[str, str, str], float]:
     """What History.billed is."""
     billed: dict[tuple[str, str, str], float] = defaultdict(float)
@@ -269,7 +309,8 @@ def _billed(entries: Sequence[Entry], served: dict[tuple[str, str, str], Served]
 
 
 def _place(entry: Entry, attempt: Attempted) -> tuple[str, str, str]:
-    return attempt.region, entry.decided.model, attempt.node.rpartition(":")[2]
+    """Who answered: a group's endpoint."""
+    return attempt.mark, entry.decided.model, attempt.node.rpartition(":")[2]
 
 
 def _noise(entries: Sequence[Entry], served: dict[tuple[str, str, str], Served]) -> float:
@@ -280,7 +321,7 @@ def _noise(entries: Sequence[Entry], served: dict[tuple[str, str, str], Served])
         known = served.get(_place(entry, attempt))
         if known is None:
             continue
-        curve = known.curve.seconds(decided.prompt_tokens, attempt.output_tokens or 0.0, decided.items)
+        curve = known.curve.seconds(decided.prompt_tokens, max(0, (attempt.output_tokens or 0) - 1), decided.items)
         spent = (seen.prefill or 0.0) + (seen.decode or 0.0)
         if curve > 0.0 and spent > 0.0:
             logs.append(math.log(spent / (curve * known.speed)))

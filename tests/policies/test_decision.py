@@ -102,6 +102,17 @@ def test_in_deadline_means_answered_and_every_deadline_met(deadlines, outcome, k
     assert record(request, [(sent(request), outcome, 0.0)]).in_deadline is kept
 
 
+def test_workers_that_differ_in_name_and_place_only_have_one_mark():
+    one = worker("w1", region="eu")
+    assert decision.mark(one) == decision.mark(
+        worker("w2", region="eu", address="127.0.0.9:1", zone="b", boot="b9", seq=4)
+    )
+    assert decision.mark(one) != decision.mark(worker("w1", region="us"))
+    assert decision.mark(one) != decision.mark(worker("w1", region="eu", usd_per_hour=9.0))
+    (told,) = record(asked(), [(sent(asked()), None, 0.0)]).attempts
+    assert told.mark == decision.mark(one)
+
+
 def test_every_attempt_is_told_and_only_the_last_keeps_a_deadline():
     request = asked(deadline=ARRIVED + 1)
     lost = (sent(request), Outcome(reason=Reason.UPSTREAM_LOST, total=0.1), 0.001)

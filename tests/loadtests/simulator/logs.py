@@ -13,7 +13,7 @@ from loadtests.sizes import Ranges
 from loadtests.workload import Class, Demand
 from policies.config import PolicyConfig
 from policies.cost import bill
-from policies.decision import Group, Opened, Served, Surveyed, decided, encode
+from policies.decision import Group, Opened, Served, Surveyed, decided, encode, mark
 from policies.fleet import Fleet
 from policies.records import MarginalPrice
 from policies.request import Dispatch, Outcome
@@ -141,8 +141,8 @@ def survey(gateway: Recording, world: World) -> Surveyed:
         learned = Served(only.model, only.variant, only.curve, only.slots, only.quality, speed, charge)
         found.append(
             Group(
-                region=group.region, count=group.count, accelerator=group.accelerator, price=group.price,
-                serves=(learned,),
+                mark=mark(own[0].worker), region=group.region, count=group.count, accelerator=group.accelerator,
+                price=group.price, serves=(learned,),
             )
         )  # fmt: skip
     return Surveyed(

@@ -15,7 +15,7 @@ from policies.records import Curve, MarginalPrice, TokenPrice
 
 ANY = Class(name="any", model="m")
 GROUP = Group(
-    region="eu", count=2, accelerator="L4", price=MarginalPrice(2.0),
+    mark="l4", region="eu", count=2, accelerator="L4", price=MarginalPrice(2.0),
     serves=(Served("m", "int8", Curve(0.01, prefill=0.001, decode=0.002), 4, 0.9, 1.5),),
 )  # fmt: skip
 
@@ -76,9 +76,9 @@ def test_the_world_is_the_fleet_at_the_speed_that_was_learned():
 
 
 def test_prices_make_work_cost_what_it_did():
-    billed = {("eu", "m", "int8"): 3.0}
+    billed = {("l4", "m", "int8"): 3.0}
     assert world(history(past(0.0), billed=billed)).nodes[0].usd_per_hour == 6.0
-    other = world(history(past(0.0), billed={("us", "m", "int8"): 0.5}))  # nobody was billed here: as elsewhere
+    other = world(history(past(0.0), billed={("t4", "m", "int8"): 0.5}))  # nobody was billed here: as elsewhere
     assert other.nodes[0].usd_per_hour == 1.0
     (token,) = world(history(past(0.0), fleet=(msgspec.structs.replace(GROUP, price=TokenPrice(1.0, 4.0)),))).nodes
     assert (token.cost, token.input_usd_per_mtok, token.output_usd_per_mtok) == (CostMode.TOKEN, 1.0, 4.0)

@@ -145,5 +145,10 @@ def test_distances_scatter_and_prices_come_from_the_answers(tmp_path):
         a, b = trip.between
         pair = (a, b) if (a, b) in history.trips else (b, a)
         assert history.trips[pair][0] == pytest.approx(trip.avg_ms / 1e3, rel=0.05)
-    assert history.noise == pytest.approx(world.serving.noise, rel=0.4)
+    assert history.noise == pytest.approx(world.serving.noise, rel=0.2)
+    for group, nodes in zip(history.fleet, world.nodes, strict=True):
+        profile, curve = world.profiles[nodes.profiles[0]], group.serves[0].curve
+        assert (group.region, group.count) == (nodes.region, nodes.count)
+        assert (curve.base, curve.decode) == pytest.approx((profile.overhead_s, profile.decode_s), rel=0.05)
+        assert curve.prefill == pytest.approx(1 / profile.prefill_tokens_per_s, rel=0.05)
     assert all(share == pytest.approx(1.0, rel=0.02) for share in history.billed.values())
