@@ -55,6 +55,9 @@ class Setting(NamedTuple):
 class Watching:
     """A balancer that hears what becomes of its picks. All hooks are optional."""
 
+    now = 0.0
+    """When `pick` is asked: set before each decision."""
+
     def pick(self, candidates: Candidates, rng: random.Random) -> int | None:
         raise NotImplementedError
 
@@ -84,6 +87,7 @@ class Baseline(Router):
         self.balancer.observed(change, now)
 
     def route(self, request: Request, now: float, avoid: Collection[str] = ()) -> Dispatch | Hold | Shed:
+        self.balancer.now = now
         decision = super().route(request, now, avoid)
         if isinstance(decision, Dispatch):
             self.balancer.sent(decision, now)

@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from loadtests.simulator.baselines import blind, counts, litellm, llmd, stargate
+from loadtests.simulator.baselines.c3 import C3
+from loadtests.simulator.baselines.clairvoyant import Clairvoyant
+from loadtests.simulator.baselines.gorgo import Gorgo
+from loadtests.simulator.baselines.holding import Holding, Patient
+from loadtests.simulator.baselines.peak_ewma import PeakEwma
+from loadtests.simulator.baselines.prequal import Prequal
+from loadtests.simulator.baselines.routebalance import RouteBalance
+from loadtests.simulator.baselines.skywalker import SkyWalker
 from loadtests.simulator.contender import POLICY, Baseline, Contender, Setting, Shipped, Watching
 from loadtests.simulator.world import WorldError
 from policies.config import (
@@ -40,6 +49,21 @@ def watching(balancer: Callable[[Setting], Watching]) -> Factory:
     return make
 
 
+def holding(balancer: Callable[[Setting], Patient]) -> Factory:
+    """The same around one that would rather wait."""
+
+    def make(setting: Setting) -> Contender:
+        return Holding(balancer(setting), Fleet(setting.rng), setting.rng)
+
+    return make
+
+
+def _static_lp(setting: Setting) -> Watching:
+    from loadtests.simulator.baselines.static_lp import StaticLp  # brings scipy along, which nobody else here needs
+
+    return StaticLp(setting.world, setting.gateway)
+
+
 CONTENDERS: dict[str, Factory] = {
     # The product's own.
     "isochrone": product(),
@@ -49,6 +73,26 @@ CONTENDERS: dict[str, Factory] = {
     "round_robin": product(RoundRobinConfig()),
     "nearest": product(NearestConfig()),
     "lowest_cost": product(LowestCostConfig()),
+    # Baselines, from the blind to the clairvoyant.
+    "random": watching(lambda _: blind.Random()),
+    "lowest_price": watching(lambda _: blind.LowestPrice()),
+    "stale_jsq": watching(lambda _: counts.StaleJsq()),
+    "least_outstanding": watching(lambda _: counts.LeastOutstanding()),
+    "peak_ewma": watching(lambda _: PeakEwma()),
+    "c3": watching(lambda setting: C3(setting.gateways)),
+    "prequal": watching(lambda _: Prequal()),
+    "litellm_latency": watching(lambda _: litellm.LowestLatency()),
+    "litellm_cost": watching(lambda setting: litellm.LowestCost(setting.gateways)),
+    "llmd_scorers": watching(lambda _: llmd.Scorers()),
+    "llmd_headroom": watching(lambda _: llmd.Headroom()),
+    "stargate_power": watching(lambda _: stargate.PowerOfN()),
+    "stargate_widen": holding(lambda _: stargate.WaitAndWiden()),
+    "gorgo": watching(lambda _: Gorgo()),
+    "skywalker": holding(lambda setting: SkyWalker(setting.gateway)),
+    "routebalance": watching(lambda _: RouteBalance()),
+    "static_lp": watching(_static_lp),
+    "clairvoyant": watching(lambda setting: Clairvoyant(setting, congestion=True)),
+    "clairvoyant_myopic": watching(lambda setting: Clairvoyant(setting, congestion=False)),
 }
 
 

@@ -94,7 +94,12 @@ class _Grant(NamedTuple):
 
 def bound(world: World, plan: Sequence[Planned], rate: float, attainment: float | None = None) -> Bound:
     """Of a plan's mix, at a steady rate (requests per second)."""
-    return _solve(_Program(world, sort_out(world, plan), _steady(world)), rate, attainment)
+    return steady(world, sort_out(world, plan), rate, attainment)
+
+
+def steady(world: World, mix: Mix, rate: float, attainment: float | None = None) -> Bound:
+    """Of a mix at a steady rate."""
+    return _solve(_Program(world, mix, _mean_field(world)), rate, attainment)
 
 
 def run_bound(world: World, plan: Sequence[Planned], attainment: float | None = None) -> Bound:
@@ -111,13 +116,13 @@ def full_rate(world: World) -> float:
 
     One program with the rate as a variable finds what a bisection over programs would.
     """
-    rate = _Program(world, typical(world), _steady(world)).most_offered()
+    rate = _Program(world, typical(world), _mean_field(world)).most_offered()
     if rate <= 0.0:
         raise WorldError(f"{world.name}: no rate can be served to {FULL:.0%} in deadline")
     return rate
 
 
-def _steady(world: World) -> _Grant:
+def _mean_field(world: World) -> _Grant:
     return _Grant(1.0, 1.0, sum(world.serving.slow_share) / 2, math.inf)
 
 

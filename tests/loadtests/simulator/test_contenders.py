@@ -8,9 +8,11 @@ import pytest
 
 from loadtests.simulator.contender import POLICY, Setting
 from loadtests.simulator.contenders import CONTENDERS, make
+from loadtests.simulator.runs import simulate
 from loadtests.simulator.world import WorldError
 from policies.request import Dispatch, LoadSeen, Outcome, RoundTrip, WorkerSeen
 from tests.fleets import load, request, worker
+from tests.loadtests.simulator.worlds import poisson, world
 
 
 def setting(name: str) -> Setting:
@@ -48,3 +50,12 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 
 def test_names_are_those_of_the_command_line():
     assert all(name == name.lower() and name.isidentifier() for name in CONTENDERS)
+
+
+@pytest.mark.parametrize("name", sorted(CONTENDERS))
+def test_everybody_gets_through_a_run_and_the_same_one_twice(name):
+    here = world(seconds=3.0, warm_up=0.5)
+    first, second = (simulate(here, name, 1, plan=poisson(3.0, rate=40.0)) for _ in range(2))
+    assert first.detail.answered == first.detail.offered > 50
+    assert first.figures.attainment > 0.3
+    assert first.detail == second.detail
