@@ -197,7 +197,8 @@ class Batching(Worker):
             self.changed(self)
 
     def _account(self, lump: Lump, iterations: int) -> None:
-        """Every decoding job has as many tokens more; the time goes to prompts and decoding jobs by what they added."""
+        """Every decoding job has as many tokens more. Prompts pay for what they add (for all, when nobody decodes), a
+        decoding job for one slot of the rest: a busy accelerator is divisible, as in `queueing`."""
         for step in range(self._iteration, self._iteration + iterations):
             self.free -= self._phases[step % BLOCK]
         self._iteration += iterations
@@ -207,7 +208,7 @@ class Batching(Worker):
         for seat, count in lump.chunks:
             seat.seconds += spent * lump.share * count / tokens
         if self._decoding:
-            self._decoded += spent * (1.0 - lump.share) / len(self._decoding)
+            self._decoded += spent * (1.0 - lump.share) / self.main.slots
 
     def _hand_over(self, lump: Lump) -> None:
         """Whoever is through leaves; whoever's prompt is computed has one more token and decodes."""

@@ -30,7 +30,8 @@ def test_one_request_is_prefilled_in_chunks_and_decoded_token_by_token():
     assert [(what, at) for what, _, at in worker.heard] == [
         ("began", pytest.approx(prefill)), ("done", pytest.approx(prefill + 10 * (A + B))),
     ]  # fmt: skip
-    assert job.accelerator == pytest.approx(worker.worker.busy_s)
+    assert job.accelerator == pytest.approx(prefill + 10 * (A + B) / 4)
+    assert worker.worker.busy_s == pytest.approx(prefill + 10 * (A + B))
 
 
 def test_prefill_shares_the_iteration_with_those_decoding():
@@ -88,7 +89,6 @@ def test_out_of_blocks_the_last_one_let_in_is_preempted_and_computed_anew():
     # The second pays for its prompt twice, and for the tokens it had made.
     assert jobs[1].accelerator > jobs[0].accelerator + 8 * BLOCK * C
     assert worker.worker.free == 20
-    assert sum(job.accelerator for job in jobs) == pytest.approx(worker.worker.busy_s)
     assert [what for what, number, _ in worker.heard if number == 1] == ["began", "done"]
 
 
@@ -135,9 +135,7 @@ def test_nothing_leaks_whatever_comes_and_goes(seed):
     assert w.preempted > 0
     done = {number for what, number, _ in worker.heard if what == "done"}
     assert all(jobs[number].generated == jobs[number].call.output for number in done)
-    # Iterations under way when somebody leaves are charged to those who stay.
-    assert sum(job.accelerator for job in jobs) == pytest.approx(w.busy_s, rel=0.03)
-    assert sum(job.accelerator for job in jobs) <= w.busy_s + 1e-9
+    assert 0.2 * w.busy_s < sum(job.accelerator for job in jobs) <= w.busy_s + 1e-9
 
 
 @pytest.mark.parametrize("seed", range(10))
