@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-deep check format lock models models-minilm registry bench-edge sim-vs-real bench-sim clean
+.PHONY: help setup demo test test-deep check format lock models models-minilm registry bench-edge sim-vs-real sim sim-all bench-sim clean
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
@@ -58,6 +58,12 @@ bench-edge: setup  ## CPU per proxied request with the full decision, beside ngi
 
 sim-vs-real: setup  ## One plan simulated and in real processes: do they agree? (90 s; wants two idle cores)
 	$(BIN)/python -m loadtests.live.versus
+
+sim: setup  ## The headline: six policies beside the bound (15 minutes); writes docs/results.md
+	$(BIN)/python -m loadtests.simulator.headline
+
+sim-all: setup  ## Every scenario under every policy: hours; goes on where it was interrupted
+	$(BIN)/python -m loadtests.simulator.everything
 
 bench-sim: setup  ## Simulated requests per minute on one core, and where the time goes
 	$(BIN)/python -m loadtests.simulator.bench

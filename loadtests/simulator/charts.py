@@ -165,6 +165,8 @@ def sweep(comparisons: Sequence[Comparison], figure: str, colours: Mapping[str, 
     panels: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
         panels.setdefault(", ".join(in_words(key, comparison.label[key]) for key in rest), []).append(comparison)
+    crossed = {name: members for name, members in panels.items() if len(members) > 1}
+    panels = crossed or panels  # a single point runs along nothing
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     layout: dict[str, Any] = {

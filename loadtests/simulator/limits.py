@@ -6,18 +6,33 @@ import functools
 from collections.abc import Sequence
 from statistics import fmean
 
+from msgspec.structs import replace
+
 from loadtests.simulator import fluid
 from loadtests.simulator.definitions import Case
+from loadtests.simulator.kept import digest
 from loadtests.simulator.runs import full_rate, planned, spread
 from loadtests.simulator.statistics import Limit, key
+from loadtests.simulator.world import Control, Queue, World
 
 Key = tuple[str, tuple[tuple[str, object], ...]]
 
 
 def limits(cases: Sequence[Case], seeds: Sequence[int], processes: int = 1) -> dict[Key, Limit]:
-    """By scenario and label, as `statistics.gather` looks them up."""
-    found = dict(spread(functools.partial(limit, seeds=seeds), cases, processes))
-    return {(world.name, key(label)): found[place] for place, (label, world) in enumerate(cases)}
+    """By scenario and label, as `statistics.gather` looks them up. Worlds that are the same to a fluid share theirs."""
+    fluids = [_fluid(world) for _, world in cases]
+    distinct = list(dict.fromkeys(digest(world) for world in fluids))
+    firsts = [Case({}, next(world for world in fluids if digest(world) == one)) for one in distinct]
+    found = dict(spread(functools.partial(limit, seeds=seeds), firsts, processes))
+    return {
+        (world.name, key(label)): found[distinct.index(digest(same))]
+        for (label, world), same in zip(cases, fluids, strict=True)
+    }
+
+
+def _fluid(world: World) -> World:
+    """A world without what a fluid does not know: news, and an order in which to wait."""
+    return replace(world, control=Control(), serving=replace(world.serving, queue=Queue.FIFO))
 
 
 def limit(case: Case, seeds: Sequence[int]) -> Limit:

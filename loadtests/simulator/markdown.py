@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from loadtests.simulator import findings, goals
-from loadtests.simulator.goals import HEARTBEAT, LOAD, QUEUE
+from loadtests.simulator.goals import HEARTBEAT, LENGTH, LOAD, QUEUE
 from loadtests.simulator.result import Interval
 from loadtests.simulator.statistics import COLUMNS, OURS, Comparison, bounds, cells, plus_minus, ranked
 from loadtests.simulator.world import World
@@ -122,7 +122,8 @@ GUIDE: Final = """\
 """
 ALONG: Final = (
     "Percent in deadline, and US dollars per 1,000 in deadline. Columns are loads; the heartbeat is how old the news of"
-    " a queue may get.\n"
+    " a queue may get. Runs are shorter here than at the centre, so that overload has less time to build up: compare"
+    " policies within a table, not these tables with those above.\n"
 )
 GOALS: Final = "What the project set out to reach here, set before the figures were known.\n"
 SOURCES: Final = """
@@ -154,14 +155,17 @@ def _named(policy: str) -> str:
 def _grids(comparisons: Sequence[Comparison]) -> list[str]:
     """Per queue and heartbeat: attainment and cost by load."""
     parts = []
-    groups: dict[tuple[object, object], list[Comparison]] = {}
+    groups: dict[tuple[object, object, object], list[Comparison]] = {}
     for one in comparisons:
-        groups.setdefault((one.label.get(QUEUE), one.label.get(HEARTBEAT)), []).append(one)
-    for (queue, heartbeat), cases in groups.items():
+        label = one.label
+        groups.setdefault((label.get(QUEUE), label.get(HEARTBEAT), label.get(LENGTH)), []).append(one)
+    for (queue, heartbeat, length), cases in groups.items():
+        if len(cases) < 2:
+            continue
         cases.sort(key=lambda one: float(one.label.get(LOAD, 0)))
         loads = [f"load {one.label.get(LOAD)}" for one in cases]
-        seeds = ", ".join(str(len(one.seeds)) for one in cases)
-        parts.append(f"### {str(queue).upper()} queues, heartbeats of {heartbeat:g} s ({seeds} seeds)\n")
+        how = f"{min(len(one.seeds) for one in cases)} seeds" + (f" of {length:g} s" if length else "")
+        parts.append(f"### {str(queue).upper()} queues, heartbeats of {heartbeat:g} s ({how})\n")
         head = ["policy", *(f"% {load}" for load in loads), *(f"$ {load}" for load in loads)]
         rows = [
             [

@@ -40,6 +40,8 @@ function draw(slot, figure) {
     data = [...painted(book.background, palette, {}), ...data, ...again];
     layout.plot_bgcolor = palette.card; // the inset hides what lies under it
   }
+  // Its cells are glazes over the page, so that what is written on them is ink.
+  if (slot === "matrix") data = data.map((trace) => ({ ...trace, textfont: { color: palette.ink } }));
   // Title, then legend, then the plot: each has its own rows, whatever the height.
   const below = (pixels) => 1 - pixels / layout.height;
   layout.legend = { orientation: "h", x: 0, xanchor: "left", y: below(layout.title ? 30 : 4), yanchor: "top", yref: "container" };

@@ -79,7 +79,7 @@ def render(report: Report) -> str:
 
 def _embedded(figures: Mapping[str, Any]) -> str:
     """JSON that cannot end the script element it stands in."""
-    return json.dumps(figures, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return json.dumps(figures, separators=(",", ":"), allow_nan=False, ensure_ascii=False).replace("<", "\\u003c")
 
 
 def overview(comparisons: Sequence[Comparison], colours: Mapping[str, str]) -> dict[str, Figure]:

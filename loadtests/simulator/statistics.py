@@ -49,7 +49,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """Such as `fifo queue, load 0.7, heartbeat 1 s`."""
-        return ", ".join(in_words(dotted, value) for dotted, value in self.label.items())
+        return named(self.label)
 
     @property
     def reference(self) -> str:
@@ -68,12 +68,19 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return interval([getattr(one.figures, figure) - getattr(other.figures, figure) for one, other in pairs])
 
 
+def named(label: Label) -> str:
+    """A case in words."""
+    return ", ".join(in_words(dotted, value) for dotted, value in label.items())
+
+
 def in_words(dotted: str, value: object) -> str:
     """`control.heartbeat_s` and 5.0 as `heartbeat 5 s`."""
     if dotted == "case":
         return str(value)
     if dotted == "serving.queue":
         return f"{str(value).upper()} queue" if value else "queue"
+    if dotted == "seconds":
+        return f"{value:g} s long" if value else "length"
     word = dotted.rpartition(".")[2]
     seconds = word.endswith("_s")
     shown = f"{value:g}" if isinstance(value, float) else str(value)
@@ -138,25 +145,36 @@ def document(cases: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def _one(case: Comparison) -> dict[str, Any]:
-    """Means; beside them the half widths, and each policy's paired difference to the reference."""
+    """Means; beside them the half widths, and each policy's paired difference to the reference. JSON knows no infinity:
+    what has no finite figure is null."""
     intervals = {name: {figure: case.interval(name, figure) for figure in FIGURES} for name in case.runs}
     result: dict[str, Any] = {
         "scenario": case.scenario,
         "seeds": len(case.seeds),
-        "policies": {name: {figure: one.mean for figure, one in row.items()} for name, row in intervals.items()},
+        "policies": {
+            name: {figure: _finite(one.mean) for figure, one in row.items()} for name, row in intervals.items()
+        },
         "intervals": {name: {figure: one.half for figure, one in row.items()} for name, row in intervals.items()},
         "paired": {
             "reference": case.reference,
             "policies": {
-                name: {figure: case.difference(name, figure) for figure in FIGURES}
+                name: {figure: _pair(case.difference(name, figure)) for figure in FIGURES}
                 for name in case.runs
                 if name != case.reference
             },
         },
     }
     if case.limit is not None:
-        result["bound"] = case.limit
+        result["bound"] = {name: _finite(value) for name, value in msgspec.structs.asdict(case.limit).items()}
     return result
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _pair(one: Interval) -> dict[str, float | None]:
+    return {"mean": _finite(one.mean), "half": one.half}
 
 
 def percent(share: float, digits: int = 1) -> str:

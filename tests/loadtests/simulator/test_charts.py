@@ -87,6 +87,17 @@ def test_a_sweep_has_a_panel_per_combination_of_the_rest():
     assert ours[0]["y"] == [pytest.approx(value, abs=1.1) for value in (80, 60, 35)]
 
 
+def test_a_panel_of_one_point_is_left_out_beside_others():
+    runs = [
+        run
+        for load in (0.5, 0.7, 0.95)
+        for run in specimens.runs({"isochrone": 0.9}, case={"seconds": 12, "load": load})
+    ]
+    runs += specimens.runs({"isochrone": 0.9}, case={"seconds": 40, "load": 0.7})
+    figure = charts.sweep(gather(runs), "attainment", charts.palette(["isochrone"]))
+    assert [note["text"] for note in figure["layout"]["annotations"]] == ["<b>12 s long</b>"]
+
+
 def test_named_cases_run_along_the_axis_when_no_number_varies():
     comparisons = gather(run for name in ("a", "b") for run in specimens.runs({"isochrone": 0.9}, case={"case": name}))
     assert charts.axes(comparisons) == ("case", [])

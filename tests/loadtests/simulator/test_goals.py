@@ -44,6 +44,16 @@ def test_only_what_was_simulated_is_answered():
     assert not named([edf], "the clairvoyant, EDF").met
 
 
+def test_the_longest_runs_speak_for_a_case():
+    def lasting(seconds):
+        made = case(GOOD)
+        return msgspec.structs.replace(made, label={**made.label, goals.LENGTH: seconds})
+
+    short, long = lasting(12.0), lasting(40.0)
+    assert goals.at([short, long]) is long
+    assert goals.at([long, short]) is long
+
+
 def test_staleness_is_the_loss_between_fresh_and_stale():
     comparisons = [case({"isochrone": 0.97}, heartbeat=0.1), case({"isochrone": 0.90}, heartbeat=5.0)]
     goal = named(comparisons, "lost from heartbeats")

@@ -50,7 +50,7 @@ def test_every_table_is_as_wide_as_its_head(won):
 
 def test_both_queues_have_their_grid_with_the_bound_below(won):
     for queue in ("FIFO", "EDF"):
-        part = won.split(f"### {queue} queues, heartbeats of 1 s (4, 4 seeds)")[1]
+        part = won.split(f"### {queue} queues, heartbeats of 1 s (4 seeds)")[1]
         rows = part.split("\n\n")[1].splitlines()
         assert rows[0] == "| policy | % load 0.5 | % load 0.7 | $ load 0.5 | $ load 0.7 |"
         assert rows[-2] == "| fluid bound | 100.0 | 100.0 | 0.0500 | 0.0500 |"
