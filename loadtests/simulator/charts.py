@@ -54,6 +54,8 @@ ATTAINMENT: Final = [
 """Bends where deadlines are met: 90 and 99 % must not look alike."""
 DEPTH: Final = [[0, "rgba(90,160,216,0.04)"], [0.33, "#5aa0d8"], [0.67, "#b07cc6"], [1, "#c9364f"]]
 """Of a queue, by the logarithm of what waits."""
+LINES: Final = 10
+"""More in one panel can't be told apart."""
 BINS: Final = 10
 """Of the reliability diagram, as the ledger makes them."""
 
@@ -188,6 +190,31 @@ def sweep(comparisons: Sequence[Comparison], figure: str, colours: Mapping[str, 
         data += [_line(members, along, policy, figure, colours[policy], tag, number == 1) for policy in members[0].runs]
         data.append(_limit_line(members, along, figure, tag, number == 1))
     return {"data": [trace for trace in data if trace["x"]], "layout": layout}
+
+
+def crossing(comparisons: Sequence[Comparison], figure: str) -> Figure:
+    """The same as numbers in a table, for more policies than lines can tell apart: the best on the whole first."""
+    names = list(comparisons[0].runs)
+    rows = {name: [one.mean(name, figure) if name in one.runs else math.nan for one in comparisons] for name in names}
+    met = figure == "attainment"
+    known = [value for row in rows.values() for value in row if math.isfinite(value)]
+    order = sorted(names, key=lambda name: interval(rows[name]).mean * (-1 if met else 1))
+    scale = 100 if met else 1
+    least = min(known, default=1.0)
+    heat = {"zmin": 0, "zmax": 100} if met else {"zmin": least, "zmax": 3 * least, "reversescale": True}
+    return {
+        "data": [{
+            "type": "heatmap", "x": [one.name for one in comparisons], "y": order, "showscale": False,
+            "z": [[short(value * scale) for value in rows[name]] for name in order], "xgap": 2, "ygap": 2,
+            "texttemplate": "%{z:.1f}" if met else "%{z:.3f}", **heat, "colorscale": ATTAINMENT,
+            "hovertemplate": "%{y}, %{x}: %{z}<extra></extra>",
+        }],
+        "layout": {
+            "title": {"text": "in deadline, %" if met else "US dollars per 1,000 requests in deadline"},
+            "yaxis": {"autorange": "reversed", "showgrid": False, "automargin": True},
+            "xaxis": {"showgrid": False, "automargin": True, "type": "category"}, "height": 150 + 24 * len(order),
+        },
+    }  # fmt: skip
 
 
 def _ticks(members: Sequence[Comparison], along: str) -> list[Any]:

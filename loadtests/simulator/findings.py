@@ -21,6 +21,10 @@ def certain(difference: Interval) -> bool:
     return difference.half is not None and abs(difference.mean) > difference.half
 
 
+def absolute(one: Interval) -> Interval:
+    return Interval(abs(one.mean), one.half)
+
+
 def called(policy: str) -> str:
     return f"{policy} (the shipped policy)" if policy == OURS else policy
 
@@ -65,15 +69,16 @@ def _behind(comparison: Comparison, other: str, best: str) -> str:
 
 def _costs(comparison: Comparison, ours: str, other: str) -> str:
     mine, theirs = comparison.mean(ours, "cost_per_1k"), comparison.mean(other, "cost_per_1k")
-    relative = _relative(mine, theirs)
-    return f"A thousand requests in deadline cost ${mine:.4f} under {ours} and ${theirs:.4f} under {other}{relative}."
+    relative = _relative(mine, theirs).strip()
+    compared = f" ({relative})" if relative else ""
+    return f"A thousand requests in deadline cost ${mine:.4f} under {ours} and ${theirs:.4f} under {other}{compared}."
 
 
 def _relative(mine: float, theirs: float) -> str:
     if not (math.isfinite(mine) and math.isfinite(theirs) and theirs > 0):
         return ""
     change = mine / theirs - 1
-    return f" ({percent(abs(change), 0)} {'less' if change < 0 else 'more'})" if abs(change) >= 0.005 else " (the same)"
+    return f" {percent(abs(change), 0)} {'less' if change < 0 else 'more'}" if abs(change) >= 0.005 else " the same"
 
 
 def _ceilings(comparison: Comparison) -> list[str]:
@@ -81,12 +86,13 @@ def _ceilings(comparison: Comparison) -> list[str]:
     ours, sentences = comparison.reference, []
     for name in comparison.runs:
         if not real(name) and name != ours:
-            gap = plus_minus(comparison.difference(name, "attainment", ours), 1, 100)
+            difference = comparison.difference(name, "attainment", ours)
+            gap, way = plus_minus(absolute(difference), 1, 100), "more" if difference.mean > 0 else "fewer"
             cost = _relative(comparison.mean(ours, "cost_per_1k"), comparison.mean(name, "cost_per_1k"))
             met = percent(comparison.mean(name, "attainment"))
             sentences.append(
-                f"{name}, which sees every queue as it is, kept {met}: {gap} points"
-                f" more than {ours}, at ${comparison.mean(name, 'cost_per_1k'):.4f}{cost and f'; {ours} cost{cost}'}."
+                f"{name}, which sees every queue as it is, kept {met} at ${comparison.mean(name, 'cost_per_1k'):.4f}:"
+                f" {gap} points {way} than {ours}{cost and f', which cost{cost}'}."
             )
     if comparison.limit is not None:
         sentences.append(

@@ -86,7 +86,10 @@ def overview(comparisons: Sequence[Comparison], colours: Mapping[str, str]) -> d
     """Figures along what is varied; none where nothing is."""
     if len(comparisons) < 2:
         return {}
-    return {figure: charts.sweep(comparisons, figure, colours) for figure in ("attainment", "cost_per_1k")}
+    figures = ("attainment", "cost_per_1k")
+    if len(colours) > charts.LINES:
+        return {figure: charts.crossing(comparisons, figure) for figure in figures}
+    return {figure: charts.sweep(comparisons, figure, colours) for figure in figures}
 
 
 def _case(comparison: Comparison, world: World, colours: Mapping[str, str]) -> dict[str, Any]:

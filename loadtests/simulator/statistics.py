@@ -76,7 +76,7 @@ def named(label: Label) -> str:
 def in_words(dotted: str, value: object) -> str:
     """`control.heartbeat_s` and 5.0 as `heartbeat 5 s`."""
     if dotted == "case":
-        return str(value)
+        return str(value) if value else "case"
     if dotted == "serving.queue":
         return f"{str(value).upper()} queue" if value else "queue"
     if dotted == "seconds":

@@ -98,6 +98,17 @@ def test_a_panel_of_one_point_is_left_out_beside_others():
     assert [note["text"] for note in figure["layout"]["annotations"]] == ["<b>12 s long</b>"]
 
 
+def test_many_policies_become_a_table_the_best_on_top():
+    policies = {f"p{number:02}": 0.3 + number / 40 for number in range(charts.LINES + 1)}
+    comparisons = gather(run for name in ("a", "b") for run in specimens.runs(policies, case={"case": name}))
+    for figure in ("attainment", "cost_per_1k"):
+        go.Figure(charts.crossing(comparisons, figure))
+    (trace,) = charts.crossing(comparisons, "attainment")["data"]
+    assert trace["x"] == ["a", "b"]
+    assert trace["y"][0] == "p10"
+    assert trace["z"][0] == [pytest.approx(55, abs=1), pytest.approx(55, abs=1)]
+
+
 def test_named_cases_run_along_the_axis_when_no_number_varies():
     comparisons = gather(run for name in ("a", "b") for run in specimens.runs({"isochrone": 0.9}, case={"case": name}))
     assert charts.axes(comparisons) == ("case", [])
