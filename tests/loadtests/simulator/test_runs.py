@@ -8,8 +8,9 @@ from loadtests.simulator.definitions import Case
 from loadtests.simulator.kept import Kept
 from loadtests.simulator.runs import Simulation, planned, rated, run_all, simulate
 from loadtests.simulator.world import Control, CostMode, Fault, FaultKind, Nodes, WorldError
+from loadtests.workload import Class
 from policies.balancers.p2c import P2C
-from tests.loadtests.simulator.worlds import NODES, house, poisson, world
+from tests.loadtests.simulator.worlds import FAST, NODES, SLOW, house, poisson, world
 
 
 def p2c(setting):
@@ -162,3 +163,12 @@ def test_reserved_and_token_priced_capacity_are_billed_in_their_own_way():
     for call in simulation.ledger.calls:
         if call.attempts == 1 and call.worker is not None:
             assert call.usd == pytest.approx((call.prompt + 2 * call.output) / 1e6)
+
+
+def test_nobody_is_served_below_the_floor_of_its_class():
+    """The slow nodes are far cheaper, and not good enough."""
+    poor = structs.replace(SLOW, quality=0.9)
+    kind = Class(name="exact", first_token_s=5.0, min_quality=0.95)
+    result = run(profiles={"fast": FAST, "slow": poor}, plan=poisson(kinds=(kind,), rate=20.0))
+    assert result.detail.answered > 0
+    assert result.detail.mean_quality == 1.0
