@@ -39,6 +39,8 @@ Seconds = Annotated[float, Meta(ge=0, le=3600)]
 Usd = Annotated[float, Meta(ge=0, le=1e6)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0, le=10_000_000)]
+Total = Annotated[int, Meta(ge=0, le=2**62)]
+"""What only grows, such as a counter since boot."""
 Quality = Annotated[float, Meta(ge=0, le=2)]
 """A variant may score above its reference (distilled, fine-tuned), never absurdly so."""
 
@@ -47,13 +49,16 @@ class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an endpoint takes for a request, in seconds: `base + item*(items-1) + prefill*prompt + decode*output`.
 
     For tensor models `base` is one item alone and `item` each further one in the same batch. For text, `base` is the
-    fixed cost, `prefill` the time per prompt token and `decode` the time per output token at batch 1.
+    fixed cost, `prefill` the time per prompt token and `decode` the time per output token at batch 1. In company each
+    output token takes `decode + decode_batch * others` instead.
     """
 
     base: Seconds
     item: Seconds = 0.0
     prefill: Seconds = 0.0
     decode: Seconds = 0.0
+    decode_batch: Seconds = 0.0
+    """Seconds per output token for each other request running at once; 0: unknown."""
 
     def seconds(self, prompt_tokens: float = 0.0, output_tokens: float = 0.0, items: int = 1) -> float:
         """Compute time of one request alone."""
@@ -136,6 +141,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     tokens_waiting: Count = 0
     kv_use: Share = 0.0
     draining: bool = False
+    arrived: Total = 0
+    """Requests accepted since boot: what one gateway did not send of them, others did. 0: it does not say."""
 
 
 class Scope(msgspec.Struct, frozen=True):

@@ -34,6 +34,8 @@ class Batcher:
         self.queue = queue
         self.clock = clock
         self.draining = False
+        self.accepted = 0
+        """Requests queued since boot, however many jobs each was."""
         self.changed = asyncio.Event()
         """Set whenever waiting or running changed; the lease clears it."""
         self._wake = asyncio.Event()
@@ -45,6 +47,7 @@ class Batcher:
         """Queue all of these, or say why not; nothing has been executed then."""
         refused = self._refusal(jobs)
         if refused is None:
+            self.accepted += 1
             self._touch()
         else:
             for job in jobs:

@@ -52,6 +52,7 @@ class Gauges(Collector):
             ),
             kv_use=max((runner.kv_use for runner in runners.values() if isinstance(runner, Slotted)), default=0.0),
             draining=self._batcher.draining,
+            arrived=self._batcher.accepted,
         )
 
     def page(self) -> bytes:

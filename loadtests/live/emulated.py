@@ -93,6 +93,8 @@ class Emulated:
         self.running = 0
         self.changed = asyncio.Event()
         self._slots = asyncio.Semaphore(worker.endpoints[0].max_batch)
+        self.accepted = 0
+        """Requests taken since it started."""
         self._beat = 0
 
     def load(self) -> records.Load:
@@ -101,12 +103,13 @@ class Emulated:
         if accelerator is not None:
             return records.Load(
                 worker=self.worker.id, boot=self.worker.boot, seq=self._beat, waiting=accelerator.waiting,
-                running=accelerator.running, backlog=accelerator.backlog(),
+                running=accelerator.running, backlog=accelerator.backlog(), arrived=self.accepted,
             )  # fmt: skip
         waiting = self.waiting if self.queue < 0 else self.queue
         return records.Load(
-            worker=self.worker.id, boot=self.worker.boot, seq=self._beat, waiting=waiting, running=self.running
-        )
+            worker=self.worker.id, boot=self.worker.boot, seq=self._beat, waiting=waiting, running=self.running,
+            arrived=self.accepted,
+        )  # fmt: skip
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[float]:
@@ -256,6 +259,7 @@ async def _answer(
             entry.end = "done"
             bomb = gzip.compress(bytes(64 << 20), 9)
             return web.Response(body=bomb, content_type="application/json", headers={"content-encoding": "gzip"})
+    emulated.accepted += 1
     if emulated.accelerator is not None:
         return await _modelled(request, emulated.accelerator, asked, size, entry)
     async with emulated.slot() as queued:

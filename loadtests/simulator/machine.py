@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from loadtests.simulator.call import Job
 
 
-
 class Service:
     """A profile, ready for use."""
 
@@ -41,9 +40,11 @@ class Service:
         return output * (self.decode_s + self.decode_batch_s * self.slots) / self.slots
 
     def endpoint(self) -> Endpoint:
-        """As it is registered. The curve's decode is the time per token at batch 1 (records.Curve)."""
+        """As it is registered. The curve's decode is the time per token at batch 1 (records.Curve); a profile counts
+        the request itself among those running."""
         profile = self.profile
-        curve = Curve(self.overhead_s, prefill=self.prompt_s, decode=self.decode_s + self.decode_batch_s)
+        batch = self.decode_batch_s
+        curve = Curve(self.overhead_s, prefill=self.prompt_s, decode=self.decode_s + batch, decode_batch=batch)
         return Endpoint(
             model=profile.model, variant=profile.variant, quality=profile.quality, curve=curve, max_batch=self.slots
         )

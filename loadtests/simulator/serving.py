@@ -66,6 +66,8 @@ class Worker:
         self.reports = False
         """Whether its messages carry load reports."""
         self.boots = 0
+        self.arrivals = 0
+        """Requests accepted since it booted."""
         self._written = 0
         self._beats = 0
         # What is wrong with it; `disturbed` while anything is, so that the ordinary case is one test.
@@ -107,6 +109,7 @@ class Worker:
             worker=self.id, boot=f"b{self.boots}", seq=self._beats,
             waiting=0 if idle else self.waiting, running=0 if idle else self.running + len(self._unanswered),
             backlog=0.0 if idle else self.backlog(self.timeline.now), draining=self.draining,
+            arrived=self.arrivals,
         )  # fmt: skip
 
     def service(self, prompt: float, output: float) -> float:
@@ -132,6 +135,7 @@ class Worker:
             self.refuse(job, Reason.REFUSED)
             return
         now = self.timeline.now
+        self.arrivals += 1
         job.arrived = now
         job.stage = WAITING
         service = job.service
@@ -199,7 +203,7 @@ class Worker:
         """The process begins: a new boot, with nothing in it."""
         self.up = True
         self.boots += 1
-        self._beats = 0
+        self._beats = self.arrivals = 0
         self.prefixes.forget()
         self.judge()
 
@@ -236,6 +240,7 @@ class Worker:
             job.stage = OVER
             self.timeline.at(self.timeline.now + BLACK_HOLE_S, self._fail, job)
         elif self.silent:
+            self.arrivals += 1
             job.stage = OVER
             self._unanswered.append(job)
         else:

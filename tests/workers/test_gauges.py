@@ -63,9 +63,11 @@ async def test_the_load_record_says_what_waits_and_never_goes_back():
     batcher.submit([job("double:fp32", items=3)])
     first = gauges.load()
     batcher.draining = True
+    assert batcher.submit([job("double:fp32")]) is not None
     second = gauges.load()
     assert (first.worker, first.boot, first.waiting, first.running) == ("w1", "b00t", 2, 0)
     assert (first.tokens_waiting, first.draining, second.draining) == (25, False, True)
+    assert (first.arrived, second.arrived) == (2, 2), "what is refused is not accepted"
     assert first.backlog > 0
     assert second.seq > first.seq
     assert decode_load(encode_load(first)) == first
