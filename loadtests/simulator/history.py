@@ -195,7 +195,7 @@ def cut(history: History, requests: int) -> History:
 def plan(history: History, seed: int, *, pinned: bool = False) -> list[Planned]:
     """The requests to simulate, in the order of their times. Pinned ones name their worker as session (whatif.py)."""
     rng = random.Random(seed)
-    unit = _units(history.fleet)
+    weights = _weights(history.fleet)
     lengths = _lengths(history.past)
     moments: list[tuple[float, Past]] = []
     for region in dict.fromkeys(history.gateways):
@@ -214,7 +214,8 @@ def plan(history: History, seed: int, *, pinned: bool = False) -> list[Planned]:
     planned = []
     for number, (at, one) in enumerate(moments):
         output = one.output_tokens if one.output_tokens is not None else rng.choice(lengths[one.kind.model])
-        prompt = one.prompt_tokens + unit.get(one.kind.model, 0.0) * (one.items - 1)
+        token, item = weights.get(one.kind.model, (1.0, 0.0))
+        prompt = token * one.prompt_tokens + item * (one.items - 1)
         planned.append(
             Planned(number, max(0.0, at - history.start), one.kind, round(prompt), max(1, round(output)), 1,
                     rng.getrandbits(31), one.region, one.tenant, one.worker if pinned else "")
@@ -280,13 +281,13 @@ def world(history: History) -> World:
 def _profile(group: Group, served: Served) -> Profile:
     """Prefill serial, decode in slots: the curve at the speed that was learned of it."""
     curve, speed = served.curve, served.speed
-    token = _token(served)
+    unit = _unit(served)
     return Profile(
         accelerator=group.accelerator or "unknown",
         model=served.model,
         variant=served.variant,
         quality=served.quality,
-        prefill_tokens_per_s=1.0 / (token * speed) if token else NO_WORK,
+        prefill_tokens_per_s=1.0 / (unit * speed) if unit else NO_WORK,
         overhead_s=curve.base * speed,
         decode_s=curve.decode * speed,
         slots=served.slots,
@@ -294,7 +295,7 @@ def _profile(group: Group, served: Served) -> Profile:
     )
 
 
-def _token(served: Served) -> float:
+def _unit(served: Served) -> float:
     """Seconds a further unit of input takes: a prompt token, or an item of a model without tokens."""
     return served.curve.prefill or served.curve.item
 
@@ -334,13 +335,12 @@ def _lengths(past: Sequence[Past]) -> dict[str, list[float]]:
     return found
 
 
-def _units(fleet: Sequence[Group]) -> dict[str, float]:
-    """Prompt tokens that a further item weighs as much as, by model."""
+def _weights(fleet: Sequence[Group]) -> dict[str, tuple[float, float]]:
+    """How many units of input a prompt token and a further item are, by model (`_unit`)."""
     return {
-        served.model: served.curve.item / served.curve.prefill if served.curve.prefill else 1.0
+        served.model: (1.0, served.curve.item / served.curve.prefill) if served.curve.prefill else (0.0, 1.0)
         for group in fleet
         for served in group.serves
-        if served.curve.item
     }
 
 

@@ -8,8 +8,8 @@ times scatter is taken from the answers in the log where there are enough of the
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import NamedTuple
@@ -65,11 +65,9 @@ def history(paths: Sequence[Path]) -> History:
     surveys = [(opened, surveyed) for opened, surveyed in log.surveys if surveyed.groups]
     if not surveys:
         raise FileError(f"{source}: no survey of the fleet in it")
-    began = log.entries[0].decided.at  # before that, a gateway may still have been learning who is there
-    during = [surveyed for _, surveyed in surveys if surveyed.at >= began] or [surveyed for _, surveyed in surveys]
-    counts = Counter(_workers(surveyed) for surveyed in during)
-    usual = max(counts, key=lambda count: (counts[count], count))
-    fleet = next(surveyed for surveyed in reversed(during) if _workers(surveyed) == usual).groups
+    lasted = _lasted(surveys, log.entries[0].decided.at, log.entries[-1].decided.at)
+    usual = max(lasted, key=lambda count: (lasted[count], count))
+    fleet = next(surveyed for _, surveyed in reversed(surveys) if _workers(surveyed) == usual).groups
     models = {served.model for group in fleet for served in group.serves}
     kept = [entry for entry in log.entries if _counts(entry.decided) and entry.decided.model in models]
     if not kept:
@@ -88,8 +86,23 @@ def history(paths: Sequence[Path]) -> History:
         gateways=tuple(gateways.values()),
         billed=_billed(kept, served),
         noise=_noise(kept, served),
-        notes=tuple(_notes(log, kept, counts, usual)),
+        notes=tuple(_notes(log, kept, lasted, usual)),
     )
+
+
+def _lasted(surveys: Sequence[tuple[Opened, Surveyed]], start: float, end: float) -> dict[int, float]:
+    """For how many seconds of the log, over all gateways, the fleet had so many workers."""
+    lasted: dict[int, float] = defaultdict(float)
+    by_gateway: dict[str, list[Surveyed]] = defaultdict(list)
+    for opened, surveyed in surveys:
+        by_gateway[opened.gateway].append(surveyed)
+    for own in by_gateway.values():
+        ends = [surveyed.at for surveyed in own[1:]] + [end]
+        for surveyed, until in zip(own, ends, strict=True):
+            seconds = min(until, end) - max(surveyed.at, start)
+            if seconds > 0.0 or len(surveys) == 1:
+                lasted[_workers(surveyed)] += max(seconds, 0.0)
+    return lasted or {_workers(surveys[-1][1]): 0.0}
 
 
 def _workers(surveyed: Surveyed) -> int:
@@ -331,7 +344,7 @@ def _noise(entries: Sequence[Entry], served: dict[tuple[str, str, str], Served])
     return min(MAX_NOISE, 1.4826 * median(abs(one - middle) for one in logs))
 
 
-def _notes(log: Log, kept: Sequence[Entry], counts: Counter[int], usual: int) -> Iterable[str]:
+def _notes(log: Log, kept: Sequence[Entry], lasted: Mapping[int, float], usual: int) -> Iterable[str]:
     total = len(log.entries)
     if len(kept) < total:
         yield (
@@ -340,8 +353,12 @@ def _notes(log: Log, kept: Sequence[Entry], counts: Counter[int], usual: int) ->
         )
     if log.torn:
         yield f"{log.torn} line left unfinished by a process that was killed."
-    if len(counts) > 1:
-        yield f"The fleet had between {min(counts)} and {max(counts)} workers; it is replayed with {usual}."
+    if len(lasted) > 1:
+        share = lasted[usual] / sum(lasted.values())
+        yield (
+            f"The fleet had between {min(lasted)} and {max(lasted)} workers; it is replayed with {usual}, as it was "
+            f"for {share:.0%} of the time."
+        )
     samples = {entry.opened.sample for entry in kept}
     if samples != {1.0}:
         shown = ", ".join(f"{sample:g}" for sample in sorted(samples))

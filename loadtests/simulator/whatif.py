@@ -180,7 +180,7 @@ def table(answer: WhatIf) -> Table:
 
 def _cells(one: Account, base: Account | None) -> list[str]:
     saves = ""
-    if base is not None and math.isfinite(base.cost_per_1k) and base.cost_per_1k > 0.0:
+    if base is not None and math.isfinite(one.cost_per_1k) and math.isfinite(base.cost_per_1k) and base.cost_per_1k:
         saves = f"{1.0 - one.cost_per_1k / base.cost_per_1k:+.1%}"
     times = (one.first_p50_s, one.first_p99_s, one.total_p50_s, one.total_p99_s)
     return [

@@ -2,11 +2,13 @@
 
 import json
 import os
+import subprocess
 import urllib.error
 from pathlib import Path
 
 import pytest
 
+from loadtests.processes import isochrone
 from policies.decision import Decided, Opened, Surveyed, decode
 from tests.integration.stage import Stage, chat, until
 
@@ -84,6 +86,18 @@ def test_a_log_makes_room_and_every_file_stands_alone(logged):
         assert sum(group.count for group in second.groups) == 2
         assert rest
         assert file.stat().st_size <= 65536
+
+    command = isochrone("simulate", "--replay", str(path), "--policy", "lowest_cost", "--json")
+    told = json.loads(subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout)
+    logged, again = told["logged"], told["policies"]["simulated again"]
+    assert told["workers"] == 2
+    assert told["logged_policy"] == "cheapest_in_deadline"
+    assert logged["requests"] == again["requests"] > 100
+    assert logged["attainment"] > 0.95
+    assert again["attainment"] == pytest.approx(logged["attainment"], abs=0.05)
+    assert again["cost"] == pytest.approx(logged["cost"], rel=0.25)
+    # The cheapest per hour misses 200 ms every time.
+    assert told["policies"]["lowest_cost"]["attainment"] <= again["attainment"]
 
 
 def test_a_full_disk_costs_a_count_never_a_request(tmp_path):

@@ -64,6 +64,14 @@ def test_items_weigh_as_the_tokens_they_take_the_time_of():
     assert plan(log, seed=1)[0].prompt_tokens == 10 + 2 * 4
 
 
+def test_where_tokens_take_no_time_only_items_do():
+    serves = (Served("m", "v", Curve(0.01, item=0.004)),)
+    log = history(past(0.0, items=3), fleet=(msgspec.structs.replace(GROUP, serves=serves),))
+    assert plan(log, seed=1)[0].prompt_tokens == 2
+    (profile,) = world(log).profiles.values()
+    assert profile.overhead_s + 2 / profile.prefill_tokens_per_s == pytest.approx(0.018)
+
+
 def test_the_world_is_the_fleet_at_the_speed_that_was_learned():
     made = world(history(past(0.0), past(20.0)))
     assert check(made) is None

@@ -84,11 +84,18 @@ def test_what_no_policy_could_change_is_left_out_and_said(log):
     assert any("4 of 7" in note for note in history.notes)
 
 
-def test_the_usual_fleet_is_replayed(log):
-    lines = [surveyed(3, at=at) for at in (1.0, 2.0, 3.0)] + [surveyed(1, at=4.0)]
-    history = replay.history([log(OPENED, *lines, decided())])
+def test_the_fleet_that_was_for_longest_is_replayed(log):
+    """Three workers for 70 s, though they are only once in five surveys: members come and go in between."""
+    surveys = [
+        surveyed(1, at=1.0),
+        surveyed(2, at=12.0),
+        surveyed(1, at=13.0),
+        surveyed(3, at=20.0),
+        surveyed(2, at=90.0),
+    ]
+    history = replay.history([log(OPENED, *surveys, decided(10.0), decided(100.0))])
     assert history.fleet[0].count == 3
-    assert any("between 1 and 3" in note for note in history.notes)
+    assert any("between 1 and 3 workers; it is replayed with 3, as it was for 78%" in note for note in history.notes)
 
 
 def test_what_a_replay_cannot_keep_is_said(log):
