@@ -289,7 +289,8 @@ def _profile(group: Group, served: Served) -> Profile:
         quality=served.quality,
         prefill_tokens_per_s=1.0 / (unit * speed) if unit else NO_WORK,
         overhead_s=curve.base * speed,
-        decode_s=curve.decode * speed,
+        decode_s=max(0.0, curve.decode - curve.decode_batch) * speed,
+        decode_batch_s=curve.decode_batch * speed,
         slots=served.slots,
         power_watts=group.power_watts,
     )

@@ -22,7 +22,6 @@ from loadtests.workload import Class, Surface
 from policies import decision
 from policies.decision import CLIENT_ERROR, OK, Attempted, Decided, Group, Opened, Served, Surveyed
 from policies.reason import Reason
-from policies.records import Curve
 
 ENOUGH = 30
 """Answers from which a mean and a deviation are taken."""
@@ -300,12 +299,14 @@ def _as_seen(served: Served, answers: Sequence[tuple[Decided, Attempted]]) -> Se
     curve = served.curve
     expected = sum(curve.seconds(decided.prompt_tokens, 0.0, decided.items) for decided, _ in answers)
     prefill = sum(attempt.actual.prefill or 0.0 for _, attempt in answers)
-    tokens = sum(max(0, (attempt.output_tokens or 0) - 1) for _, attempt in answers)
-    decode = sum(attempt.actual.decode or 0.0 for _, attempt in answers)
     longer = prefill / expected if expected > 0.0 and prefill > 0.0 else 1.0
-    made = Curve(
-        curve.base * longer, curve.item * longer, curve.prefill * longer, decode / tokens if tokens else curve.decode
+    made = msgspec.structs.replace(
+        curve, base=curve.base * longer, item=curve.item * longer, prefill=curve.prefill * longer
     )
+    tokens = sum(max(0, (attempt.output_tokens or 0) - 1) for _, attempt in answers)
+    if tokens and not curve.decode_batch:  # a curve that knows what company does is better than a mean
+        decode = sum(attempt.actual.decode or 0.0 for _, attempt in answers)
+        made = msgspec.structs.replace(made, decode=decode / tokens)
     return msgspec.structs.replace(served, curve=made, speed=1.0)
 
 

@@ -83,6 +83,12 @@ def test_the_world_is_the_fleet_at_the_speed_that_was_learned():
     assert (made.seconds, made.warm_up, made.gateways) == (pytest.approx(20.0, abs=0.01), 4.0, ("eu",))
 
 
+def test_what_company_does_to_decoding_is_kept():
+    serves = (Served("m", "v", Curve(0.01, decode=0.012, decode_batch=0.002)),)
+    (profile,) = world(history(past(0.0), fleet=(msgspec.structs.replace(GROUP, serves=serves),))).profiles.values()
+    assert (profile.decode_s, profile.decode_batch_s) == pytest.approx((0.010, 0.002))  # alone it takes both
+
+
 def test_prices_make_work_cost_what_it_did():
     billed = {("l4", "m", "int8"): 3.0}
     assert world(history(past(0.0), billed=billed)).nodes[0].usd_per_hour == 6.0
