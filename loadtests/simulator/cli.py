@@ -21,7 +21,7 @@ from loadtests.report import screen
 from loadtests.rows import FileError
 from loadtests.simulator import definitions, statistics
 from loadtests.simulator.contenders import CONTENDERS
-from loadtests.simulator.definitions import Case, Definition
+from loadtests.simulator.definitions import Case
 from loadtests.simulator.limits import limits
 from loadtests.simulator.result import Run
 from loadtests.simulator.runs import rated, run_all
@@ -99,7 +99,7 @@ def simulate(
         runs = _run(cases, policies, range(1, seeds + 1), processes)
         comparisons = statistics.gather(runs, limits(cases, range(1, seeds + 1), processes))
         if page is not None:
-            _write(page, definition, comparisons, cases)
+            _write(page, scenario, comparisons, cases)
         _show(comparisons, page, as_json=as_json)
     except FileError as error:
         _fail(error, 2)
@@ -164,12 +164,12 @@ def _run(cases: Sequence[Case], policies: Sequence[str], seeds: Sequence[int], p
         return run_all(cases, policies, seeds, processes, ended)
 
 
-def _write(path: Path, definition: Definition, comparisons: list[statistics.Comparison], cases: Sequence[Case]) -> None:
+def _write(path: Path, scenario: str, comparisons: list[statistics.Comparison], cases: Sequence[Case]) -> None:
     from loadtests.simulator import page  # plotly only when a page is wanted
 
-    title = f"{definition.name}: {', '.join(comparisons[0].runs)}"
-    worlds = [case.world for case in cases]
-    page.write(path, page.Report(title=title, comparisons=comparisons, worlds=worlds))
+    title = f"Isochrone: {comparisons[0].scenario}"
+    worlds, source = [case.world for case in cases], definitions.find(scenario).read_text()
+    page.write(path, page.Report(title=title, comparisons=comparisons, worlds=worlds, definition=source))
 
 
 def _show(comparisons: list[statistics.Comparison], page: Path | None, *, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """`make sim-all`: all scenarios, each with its page; one that cannot be run stops no other."""
 
 import json
+import signal
 
 import pytest
 from click.testing import CliRunner
@@ -36,6 +37,13 @@ def small(monkeypatch):
     monkeypatch.setattr(
         definitions, "find", lambda name: definitions.resources.files("loadtests") / "scenarios" / "demo.yaml"
     )
+
+
+@pytest.fixture(autouse=True)
+def _the_tests_keep_their_own_end():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def invoke(tmp_path, *names):

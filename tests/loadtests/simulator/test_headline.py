@@ -1,6 +1,8 @@
 """`make sim` on small worlds: pairs, parts, files, and going on after an interruption."""
 
 import json
+import signal
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -28,6 +30,13 @@ def some() -> list[Part]:
         Part([small(0.7, 4.0, queue) for queue in Queue], range(1, 3)),
         Part([small(load, 2.0, queue) for queue in Queue for load in (0.7, 1.1)], range(1, 3)),
     ]
+
+
+@pytest.fixture(autouse=True)
+def _the_tests_keep_their_own_end():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +119,13 @@ def test_a_fresh_run_forgets_what_was_kept_and_a_resumed_one_does_not(tmp_path, 
         assert result.exit_code == 1
         assert "enough" in result.output
         assert seen[-1] == found
+
+
+def test_a_plain_kill_ends_the_pool_at_once(monkeypatch):
+    ended = []
+    child = SimpleNamespace(terminate=lambda: ended.append(1))
+    monkeypatch.setattr("multiprocessing.active_children", lambda: [child, child])
+    headline.end_with_parent()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    assert len(ended) == 2
