@@ -56,8 +56,8 @@ class Batching(Worker):
         self._edf = self.serving.queue is Queue.EDF
         profile = self.main.profile
         self._chunk = profile.prefill_chunk
-        self.free = profile.kv_tokens // BLOCK
-        """KV blocks."""
+        self.blocks = self.free = profile.kv_tokens // BLOCK
+        """Of KV memory: all, and those nobody has."""
         self._seats: dict[Job, Seat] = {}
         self._prefilling: list[Seat] = []
         self._decoding: dict[Job, Seat] = {}
@@ -70,14 +70,13 @@ class Batching(Worker):
         """Accelerator seconds that every job has been charged which decoded all the time."""
         self._lump: Lump | None = None
         self._order = 0
-        self._queued_tokens = 0
         self.preempted = 0
 
     # What comes and goes.
 
     def take(self, job: Job) -> None:
         self.waiting += 1
-        self._queued_tokens += job.prompt
+        self.queued_tokens += job.prompt
         self.line.put(job)
         self._interrupt()
 
@@ -106,7 +105,7 @@ class Batching(Worker):
 
     def _leave_line(self, job: Job) -> None:
         self.waiting -= 1
-        self._queued_tokens -= job.prompt + job.generated
+        self.queued_tokens -= job.prompt + job.generated
 
     def _stand_up(self, seat: Seat) -> None:
         """Free a job's slot and blocks."""
@@ -299,7 +298,7 @@ class Batching(Worker):
             self._stand_up(seat)
             job.stage = WAITING
             self.waiting += 1
-            self._queued_tokens += job.prompt + job.generated
+            self.queued_tokens += job.prompt + job.generated
             self.line.put_back(job)
             self.preempted += 1
 
@@ -307,7 +306,10 @@ class Batching(Worker):
         """Tokens a decoding job has made."""
         return seat.context - seat.job.prompt + self._iteration - seat.joined
 
-    # What it knows of its wait.
+    # What it knows of itself.
+
+    def memory_used(self) -> float:
+        return 1.0 - self.free / self.blocks
 
     def wait(self, now: float) -> float:
         need = self.running + self.waiting + 1 - self.slots
@@ -334,7 +336,7 @@ class Batching(Worker):
 
     def _fits(self) -> bool:
         """Whether there is memory for one more like those waiting."""
-        waiting = self._queued_tokens + max(1.0, self._queued_tokens / max(1, self.waiting))
+        waiting = self.queued_tokens + max(1.0, self.queued_tokens / max(1, self.waiting))
         return _blocks(int(waiting)) <= self.free
 
     def _pace(self) -> float:
@@ -345,7 +347,7 @@ class Batching(Worker):
 
     def _prefill_wait(self) -> float:
         """Until all prompts that are here have been computed."""
-        tokens = self._queued_tokens + sum(seat.left for seat in self._prefilling)
+        tokens = self.queued_tokens + sum(seat.left for seat in self._prefilling)
         if not tokens:
             return 0.0
         service = self.main

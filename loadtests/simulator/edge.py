@@ -82,9 +82,10 @@ class Edge:
         self._route(call)
 
     def _route(self, call: Call) -> None:
-        decision = self._decide(call)
+        contender = self.contender
+        decision = self._decide(call, contender)
         if isinstance(decision, Dispatch):
-            self._forward(call, decision, self.contender)
+            self._forward(call, decision, contender)
         elif isinstance(decision, Hold):
             self._held[call.number] = call
             until = min(decision.until, call.request.deadline)
@@ -92,8 +93,7 @@ class Edge:
         else:
             self._end(call, decision.reason)
 
-    def _decide(self, call: Call) -> Dispatch | Hold | Shed:
-        contender = self.contender
+    def _decide(self, call: Call, contender: Contender) -> Dispatch | Hold | Shed:
         began = time.thread_time()
         decision = contender.route(call.request, self.timeline.now, call.tried)
         self.ledger.decided(time.thread_time() - began)
@@ -114,7 +114,7 @@ class Edge:
         held = self._held
         while held:
             call = next(iter(held.values()))
-            decision = self._decide(call)
+            decision = self._decide(call, self.contender)
             if isinstance(decision, Hold):
                 return
             del held[call.number]
@@ -167,7 +167,7 @@ class Edge:
     def _give_up(self, job: Job) -> None:
         """The worker has been silent too long. Only with another one at hand is it worse than waiting on."""
         call = job.call
-        decision = job.contender.route(call.request, self.timeline.now, call.tried)
+        decision = self._decide(call, job.contender)
         if isinstance(decision, Dispatch):
             self._settle(job, Reason.DEADLINE_EXCEEDED)
             self._abandon(job)
@@ -189,7 +189,7 @@ class Edge:
         outcome = self._settle(job, reason, executed=executed)
         self._abandon(job)
         if not streaming and now < job.limit and repeatable(outcome, pure=True):
-            decision = job.contender.route(call.request, now, call.tried)
+            decision = self._decide(call, job.contender)
             if isinstance(decision, Dispatch):
                 self._forward(call, decision, job.contender)
                 return

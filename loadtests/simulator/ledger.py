@@ -92,8 +92,7 @@ class Ledger:
         firsts = [
             call.first - call.request.arrived for call in calls if call.worker is not None and call.first is not None
         ]
-        hours = (world.seconds - world.warm_up) / SECONDS_PER_HOUR
-        fleet = sum(worker.nodes.usd_per_hour for worker in workers) * hours
+        fleet = sum(_rent(worker, world) for worker in workers)
         groups = _shares(calls, lambda call: call.tenant)
         if len(groups) < 2:
             groups = _shares(calls, lambda call: call.origin)
@@ -177,6 +176,12 @@ class Ledger:
             return 0.0
         back = (max(below) + 1) * RECOVERY_WINDOW_S
         return back if back < world.seconds - began else None
+
+
+def _rent(worker: Worker, world: World) -> float:
+    """US dollars of a node for all of the counted time from its registration on, at the world's price."""
+    seconds = world.seconds - max(world.warm_up, worker.nodes.from_s)
+    return worker.nodes.usd_per_hour * max(0.0, seconds) / SECONDS_PER_HOUR
 
 
 def _per_1k(usd: float, met: int) -> float:

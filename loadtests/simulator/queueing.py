@@ -31,6 +31,7 @@ class Queueing(Worker):
 
     def take(self, job: Job) -> None:
         self.waiting += 1
+        self.queued_tokens += job.prompt
         self._queued_s += job.service.prefill(job.prompt)
         self.line.put(job)
         if self._prefilling is None:
@@ -120,6 +121,7 @@ class Queueing(Worker):
 
     def _leave_queue(self, job: Job) -> None:
         self.waiting -= 1
+        self.queued_tokens -= job.prompt
         self._queued_s = self._queued_s - job.service.prefill(job.prompt) if self.waiting else 0.0
 
     def _release(self, job: Job) -> None:

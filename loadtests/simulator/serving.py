@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from loadtests.simulator.call import DECODING, OVER, PREFILLING, WAITING, Job
+from loadtests.simulator.call import DECODING, ON_THE_WAY, OVER, PREFILLING, WAITING, Job
 from loadtests.simulator.machine import Herd, Line, Prefixes, Service, SlowPeriods
 from loadtests.simulator.timeline import Act, Timeline
 from loadtests.simulator.world import CostMode, Nodes, Place, Profile, Serving
@@ -36,6 +36,8 @@ class Worker:
     running = 0
     """Jobs prefilling and decoding."""
     waiting = 0
+    queued_tokens = 0
+    """Prompt tokens that wait."""
 
     def __init__(
         self, timeline: Timeline, worker_id: str, nodes: Nodes, profiles: list[Profile], place: Place, serving: Serving,
@@ -108,7 +110,9 @@ class Worker:
         return Load(
             worker=self.id, boot=f"b{self.boots}", seq=self._beats,
             waiting=0 if idle else self.waiting, running=0 if idle else self.running + len(self._unanswered),
-            backlog=0.0 if idle else self.backlog(self.timeline.now), draining=self.draining,
+            backlog=0.0 if idle else self.backlog(self.timeline.now),
+            tokens_waiting=0 if idle else self.queued_tokens,
+            kv_use=0.0 if idle else self.memory_used(), draining=self.draining,
             arrived=self.arrivals,
         )  # fmt: skip
 
@@ -125,10 +129,16 @@ class Worker:
         """The same as an engine can estimate it, which does not know how long the answers will be."""
         raise NotImplementedError
 
+    def memory_used(self) -> float:
+        """Share of its KV memory that is taken."""
+        return self.running / self.slots
+
     # What others ask of it.
 
     def arrive(self, job: Job) -> None:
         """A request is here."""
+        if job.stage != ON_THE_WAY:
+            return  # called back before it came
         if self.disturbed and self._spoilt(job):
             return
         if self.waiting >= self.serving.max_queue:
@@ -148,7 +158,9 @@ class Worker:
 
     def cancel(self, job: Job) -> None:
         """Nobody wants the answer any more."""
-        if job.stage in (WAITING, PREFILLING, DECODING):
+        if job.stage == ON_THE_WAY:
+            job.stage = OVER
+        elif job.stage in (WAITING, PREFILLING, DECODING):
             self.drop(job)
         elif job in self._unanswered:
             self._unanswered.remove(job)

@@ -131,7 +131,7 @@ def test_nothing_leaks_whatever_comes_and_goes(seed):
             worker.timeline.at(at + float(rng.exponential(0.3)), worker.worker.cancel, job)
     jobs = worker.run()
     w = worker.worker
-    assert (w.free, w.running, w.waiting, w._queued_tokens, w._phases) == (30, 0, 0, 0, [0] * BLOCK)
+    assert (w.free, w.running, w.waiting, w.queued_tokens, w._phases) == (30, 0, 0, 0, [0] * BLOCK)
     assert w.preempted > 0
     done = {number for what, number, _ in worker.heard if what == "done"}
     assert all(jobs[number].generated == jobs[number].call.output for number in done)
