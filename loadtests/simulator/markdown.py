@@ -211,7 +211,7 @@ def _goals(comparisons: Sequence[Comparison]) -> str:
 def _shortcomings(comparisons: Sequence[Comparison], centre: Comparison) -> list[str]:
     """What the figures themselves hold against the shipped policy, and what no figure here can say."""
     missed = [one for one in goals.goals(comparisons) if not one.met]
-    lines = [f"Missed: {one.what.lower()}: {one.got} (wanted: {one.wanted})." for one in missed]
+    lines = [f"Missed: {one.what}: {one.got} (wanted: {one.wanted})." for one in missed]
     losses = goals.losses(comparisons)
     if losses:
         lines.append(f"In {len(losses)} of {len(comparisons)} cases another policy kept more deadlines beyond doubt:")
