@@ -91,9 +91,9 @@ class Fleet:
         if state is None:
             return
         match change:
-            case LoadSeen(load, age):
+            case LoadSeen(load, age, newest):
                 old = state.load
-                outdated = old is not None and old.boot == load.boot and load.seq <= old.seq
+                outdated = old is not None and not newest and old.boot == load.boot and load.seq <= old.seq
                 if load.boot == state.record.boot and not outdated:
                     state.loaded(load, now - age)
             case RoundTrip(_, seconds):
@@ -224,7 +224,7 @@ class Fleet:
             return
         for node in state.nodes:
             if node.columns is not None:
-                node.columns.recount(node, now)
+                node.columns.recount[node] = now
 
     def _touch(self, state: WorkerState, now: float) -> None:
         state.shown_wait = state.wait(now)

@@ -164,6 +164,8 @@ class Dispatch(msgspec.Struct, gc=False, frozen=True, eq=False):
     eta: Eta
     cost: float
     """Expected US dollars."""
+    probes: tuple[str, ...] = ()
+    """Ids of workers whose load to ask for at once."""
 
 
 class Hold(msgspec.Struct, gc=False, frozen=True):
@@ -228,6 +230,8 @@ class LoadSeen(msgspec.Struct, gc=False, frozen=True):
     load: Load
     age: float
     """How old the figures were on arrival, by this side's estimate (no clocks are compared)."""
+    newest: bool = False
+    """Whether it is newer than all before it, though its sequence does not say so (a foreign engine has none)."""
 
 
 class RoundTrip(msgspec.Struct, gc=False, frozen=True):

@@ -37,6 +37,19 @@ def test_records_and_loads_never_go_backwards():
     assert r.fleet.workers["w"].load.waiting == 9
 
 
+def test_a_report_without_a_sequence_is_the_newest_until_the_next_heartbeat():
+    r = router(worker("w"))
+    r.observe(LoadSeen(load("w", 9, waiting=9), 0.0), 1.0)
+    r.observe(LoadSeen(load("w", 9, waiting=3), 0.0, newest=True), 1.0)
+    assert r.fleet.workers["w"].load.waiting == 3
+    r.observe(LoadSeen(load("w", 9, waiting=9), 0.0), 1.0)
+    assert r.fleet.workers["w"].load.waiting == 3, "the same heartbeat again is no news"
+    r.observe(LoadSeen(load("w", 4, waiting=1, boot="old"), 0.0, newest=True), 1.0)
+    assert r.fleet.workers["w"].load.waiting == 3
+    r.observe(LoadSeen(load("w", 10, waiting=5), 0.0), 1.0)
+    assert r.fleet.workers["w"].load.waiting == 5
+
+
 def test_a_new_boot_starts_its_loads_anew():
     r = router(worker("w"))
     r.observe(LoadSeen(load("w", 1000, waiting=9), 0.0), 1.0)
