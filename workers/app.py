@@ -90,7 +90,7 @@ async def run(catalog: Catalog, config: ServeConfig, announce: Announce, stop: S
     # The record's id may depend on the port, so the gauges get it once the server listens.
     gauges = Gauges(boot, batcher, lambda: lease.failures if lease else 0)
     surfaces = [
-        *OpenAI(catalog, batcher, random.SystemRandom()).routes(),
+        *OpenAI(catalog, batcher, gauges.report, random.SystemRandom()).routes(),
         *OpenInference(catalog, batcher).routes(),
     ]
     server = Server(surfaces, gauges, batcher.clock)

@@ -2,12 +2,14 @@
 
 The backlog is an estimate from the service curves of what waits and runs; gateways correct it by what they sent
 since. Beside `isochrone_worker_*` stand the `vllm:*` names of the model server protocol, so that other routers can
-read a worker too. Nothing here is on the path of a request but one dictionary walk per probe.
+read a worker too. On the path of a request is only `report`, which bounds its own share of the worker's time.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -15,24 +17,44 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from policies.records import Load
+from policies.reports import encode_report
 from workers.batcher import Batcher
 from workers.queue import Job, Queue
 from workers.runners import Runner, Slotted
 
+CHEAP_REPORT = 1e-4
+"""Seconds of CPU below which every answer gets a report of its own: a third of what the answer itself costs."""
+REPORT_REST = 9.0
+"""Times the cost of a dearer one during which the next answers carry it too: a long queue takes long to estimate, and
+gets a tenth of the time at most."""
+RATE_SECONDS = 1.0
+"""Least time over which the rate of requests is measured."""
 MAX_BACKLOG = 3600.0
 """Bound of the record's field; whoever waits an hour is not served by a finer figure."""
 
 
 class Gauges(Collector):
-    """Reads the batcher's state; keeps only the sequence of the load records it gave out."""
+    """Reads the batcher's state; keeps only the sequence of the load records it gave out, and the last report."""
 
-    def __init__(self, boot: str, batcher: Batcher, failed_beats: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        boot: str,
+        batcher: Batcher,
+        failed_beats: Callable[[], int],
+        cpu: Callable[[], float] = time.thread_time,
+    ) -> None:
         self.worker_id = ""
         """Known once the server listens: by default it contains the port."""
         self._boot = boot
         self._batcher = batcher
         self._failed_beats = failed_beats
+        self._cpu = cpu
         self._seq = 0
+        self._report = ""
+        self._report_until = -math.inf
+        self._rate = 0.0
+        self._rate_from = (batcher.clock(), 0)
+        """Since when the rate is being measured, and how many requests had been accepted then."""
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -54,6 +76,25 @@ class Gauges(Collector):
             draining=self._batcher.draining,
             arrived=self._batcher.accepted,
         )
+
+    def report(self) -> str:
+        """The load as an answer carries it (policies/reports.py)."""
+        now = self._batcher.clock()
+        if now >= self._report_until:
+            begun = self._cpu()
+            self._report = self._made_report(now)
+            cost = self._cpu() - begun
+            self._report_until = now + REPORT_REST * cost if cost > CHEAP_REPORT else now
+        return self._report
+
+    def _made_report(self, now: float) -> str:
+        load = self.load()
+        slots = max(runner.endpoint.max_batch for runner in self._batcher.runners.values())
+        since, accepted = self._rate_from
+        if now - since >= RATE_SECONDS:
+            self._rate = (load.arrived - accepted) / (now - since)
+            self._rate_from = (now, load.arrived)
+        return encode_report(load, ((load.waiting or 0) + (load.running or 0)) / slots, self._rate)
 
     def page(self) -> bytes:
         """The /metrics page, Prometheus text format."""

@@ -29,6 +29,7 @@ from policies.records import (
     Timings,
     encode_load,
 )
+from policies.reports import REPORT_FORMAT, REPORT_FORMAT_HEADER, REPORT_HEADER
 from workers.gauges import Gauges
 from workers.queue import Refused
 
@@ -60,6 +61,8 @@ class Call(NamedTuple):
     deadline: float
     variant: str
     """Empty: the first that fits."""
+    reports: bool = False
+    """Whether the answer is to say what the load is."""
 
 
 Reply = web.StreamResponse | Refused
@@ -128,7 +131,12 @@ def read_headers(request: web.Request, now: float) -> Call | Refused:
             return Refused(Reason.BAD_REQUEST, "A deadline is one number of milliseconds.", name)
         deadline = now + min(float(values[0]), MAX_DEADLINE_MS) / 1e3
         break
-    return Call(request_id, now, deadline, request.headers.get(VARIANT_HEADER, ""))
+    return Call(request_id, now, deadline, request.headers.get(VARIANT_HEADER, ""), wants_report(request))
+
+
+def wants_report(request: web.BaseRequest) -> bool:
+    """Whether its sender asked for the load, in the one form we write."""
+    return request.headers.get(REPORT_FORMAT_HEADER, "").upper() == REPORT_FORMAT
 
 
 class Connection(web.RequestHandler):
@@ -185,6 +193,7 @@ class Server:
         app.router.add_get("/metrics", self._metrics)
         for route in routes:
             app.router.add_route(route.method, route.path, functools.partial(self._serve, route.answer))
+        app.on_response_prepare.append(self._report)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1.0)
         self._listener: asyncio.Server | None = None
 
@@ -261,6 +270,11 @@ class Server:
         if refused.reason in (Reason.BODY_TOO_LARGE, Reason.REQUEST_TIMEOUT):
             response.force_close()  # the rest of the body is still to come
         return response
+
+    async def _report(self, request: web.Request, response: web.StreamResponse) -> None:
+        """The head of any answer, a refusal's too, and a stream's as of its first byte, says what the load is."""
+        if wants_report(request):
+            response.headers[REPORT_HEADER] = self._gauges.report()
 
     async def _healthz(self, request: web.Request) -> web.Response:
         load = self._gauges.load()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -26,15 +27,17 @@ from workers.openai_bodies import ChatBody, CompletionBody, EmbeddingBody, Respo
 from workers.openai_replies import Chat, Completion, Response, Shape, event
 from workers.queue import Job, Refused, Token
 from workers.runners import Generation
-from workers.timings import comment, timings
+from workers.timings import comment, load_comment, timings
 
 
 class OpenAI:
     """Routes under /v1."""
 
-    def __init__(self, catalog: Catalog, batcher: Batcher, rng: random.Random) -> None:
+    def __init__(self, catalog: Catalog, batcher: Batcher, report: Callable[[], str], rng: random.Random) -> None:
+        """`report` says what the load is, as `Gauges.report` does."""
         self._catalog = catalog
         self._batcher = batcher
+        self._report = report
         self._rng = rng
         self._since = int(time.time())
 
@@ -195,7 +198,9 @@ class OpenAI:
             if following:
                 await response.write(writer.delta(following))
         tail = writer.closing(answer.finish, answer.job.generated)
-        await response.write(tail + comment(timings([answer.job])) + writer.end)
+        spent = comment(timings([answer.job]))
+        load = load_comment(self._report()) if call.reports else b""
+        await response.write(tail + spent + load + writer.end)
         await response.write_eof()
         return response
 

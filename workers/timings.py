@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from policies.records import TIMING_COMMENT, Timings
+from policies.reports import REPORT_COMMENT
 from workers.queue import Job
 
 
@@ -35,3 +36,8 @@ def timings(jobs: Sequence[Job]) -> Timings:
 def comment(figures: Timings) -> bytes:
     """The SSE comment that stands before `data: [DONE]`; clients skip comments, gateways read them."""
     return TIMING_COMMENT + figures.encode().encode() + b"\n\n"
+
+
+def load_comment(report: str) -> bytes:
+    """The SSE comment beside it that says what the load is as of the end of the stream."""
+    return REPORT_COMMENT + report.encode() + b"\n\n"

@@ -171,7 +171,10 @@ async def serving(*entries, queue_limit=64, executing=True):
     batcher = Batcher({entry.lane: entry.runner for entry in entries}, Queue(queue_limit))
     gauges = Gauges("boot", batcher, lambda: 0)
     gauges.worker_id = "w"
-    surfaces = [*OpenAI(catalog, batcher, random.Random(1)).routes(), *OpenInference(catalog, batcher).routes()]
+    surfaces = [
+        *OpenAI(catalog, batcher, gauges.report, random.Random(1)).routes(),
+        *OpenInference(catalog, batcher).routes(),
+    ]
     server = Server(surfaces, gauges, batcher.clock)
     port = await server.start("127.0.0.1", 0)
     turns = asyncio.ensure_future(batcher.run()) if executing else None

@@ -1,6 +1,8 @@
+import msgspec
 import pytest
 
 from policies.records import decode_load, encode_load
+from policies.reports import Report, boot_mark, decode_report
 from tests.workers.fakes import Echo, endpoint, tensor_entry, text_entry
 from workers.batcher import Batcher
 from workers.engines.text import Sampling
@@ -71,6 +73,72 @@ async def test_the_load_record_says_what_waits_and_never_goes_back():
     assert first.backlog > 0
     assert second.seq > first.seq
     assert decode_load(encode_load(first)) == first
+    batcher.close()
+
+
+class Ticking:
+    """A clock that each reading moves on by `step`."""
+
+    def __init__(self):
+        self.now, self.step = 100.0, 0.0
+
+    def __call__(self):
+        self.now += self.step
+        return self.now
+
+
+def reported(gauges):
+    report = decode_report(gauges.report().encode())
+    assert isinstance(report, Report)
+    return report
+
+
+async def test_a_report_is_the_load_of_its_moment():
+    entry = tensor_entry()
+    batcher = Batcher({entry.lane: entry.runner}, Queue(10), Ticking())
+    gauges = Gauges("b00t", batcher, lambda: 0)
+    before = reported(gauges)
+    batcher.submit([job("double:fp32", items=3)])
+    after = reported(gauges)
+    assert (before.waiting, before.arrived, before.boot) == (0, 0, boot_mark("b00t"))
+    assert (after.waiting, after.running, after.arrived) == (1, 0, 1)
+    assert after.backlog > 0
+    assert after.seq > before.seq
+    batcher.close()
+
+
+async def test_reports_that_are_dear_take_no_more_than_a_tenth_of_the_time():
+    entry, clock, cpu = tensor_entry(), Ticking(), Ticking()
+    batcher = Batcher({entry.lane: entry.runner}, Queue(10), clock)
+    gauges = Gauges("b00t", batcher, lambda: 0, cpu)
+    assert gauges.report() != gauges.report(), "those that cost nothing are all new"
+    cpu.step = 0.001
+    dear = gauges.report()
+    clock.now += 0.0089
+    assert gauges.report() == dear
+    clock.now += 0.0002
+    assert gauges.report() != dear
+    batcher.close()
+
+
+async def test_a_report_says_how_full_the_worker_is_and_how_fast_requests_come():
+    entry, clock = tensor_entry(), Ticking()
+    batcher = Batcher({entry.lane: entry.runner}, Queue(100), clock)
+    gauges = Gauges("b00t", batcher, lambda: 0)
+
+    def standard():
+        document = msgspec.json.decode(gauges.report().removeprefix("JSON "))
+        return document["application_utilization"], document["rps_fractional"]
+
+    assert standard() == (0.0, 0.0)
+    for _ in range(6):
+        batcher.submit([job("double:fp32")])
+    clock.now += 2.0
+    assert standard() == (6 / entry.endpoint.max_batch, 3.0)
+    clock.now += 0.5
+    assert standard()[1] == 3.0, "too soon for a new rate"
+    clock.now += 0.5
+    assert standard()[1] == 0.0
     batcher.close()
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from policies.reason import Reason
 from policies.records import Load, decode_load
+from policies.reports import decode_report
 from tests.workers.fakes import Doubler, serving, tensor_entry, text_entry, until
 from workers.http import MAX_BODY, Refused, error_body, invalid
 
@@ -67,6 +68,22 @@ async def test_a_reply_carries_its_request_id_and_its_timing(client):
     assert (status, replied["x-request-id"]) == (200, "abc-1")
     assert replied["server-timing"].startswith("queue;dur=")
     assert "accel;dur=" in replied["server-timing"]
+
+
+async def test_whoever_asks_gets_the_load_with_any_answer(client):
+    asking = {"endpoint-load-metrics-format": "json"}
+    async with serving(tensor_entry()) as bench:
+        answers = [
+            await ask(client, "POST", bench.url + path, json=BODY, headers=headers)
+            for path in (INFER, "/v2/models/other/infer", "/nowhere")
+            for headers in (asking, {}, {"endpoint-load-metrics-format": "text"})
+        ]
+    reports = [headers.get("endpoint-load-metrics") for _, headers, _ in answers]
+    assert [status for status, _, _ in answers[::3]] == [200, 404, 404]
+    assert [report is not None for report in reports] == [True, False, False] * 3
+    read = [decode_report(report.encode()) for report in reports[::3]]
+    assert [(report.arrived, report.running) for report in read] == [(1, 0), (3, 0), (3, 0)]
+    assert read[0].seq < read[1].seq < read[2].seq
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from policies.records import TIMING_COMMENT, decode_timings
+from policies.reports import REPORT_COMMENT, REPORT_FORMAT_HEADER, REPORT_HEADER, decode_report
 from tests.workers.fakes import Echo, embedding_entry, serving, text_entry, until
 
 TURNS = [{"role": "user", "content": "hello "}]
@@ -134,6 +135,21 @@ async def test_timing_stands_before_done_and_in_the_header_of_whole_replies():
     assert timing.startswith(TIMING_COMMENT)
     figures = decode_timings(timing.removeprefix(TIMING_COMMENT))
     assert None not in (figures.queue, figures.prefill, figures.decode, figures.accel)
+
+
+async def test_the_load_comes_with_the_head_of_a_stream_and_before_done_if_asked_for():
+    body = {"model": "echo", "prompt": "ab", "max_tokens": 3, "stream": True}
+    async with serving(text_entry()) as bench:
+        _, headers, stream = await raw(bench, "/v1/completions", body, **{REPORT_FORMAT_HEADER: "JSON"})
+        _, unasked, silent = await raw(bench, "/v1/completions", body)
+    first = decode_report(headers[REPORT_HEADER].encode())
+    *_, timing, load, done, rest = stream.split(b"\n\n")
+    assert (done, rest, timing.startswith(TIMING_COMMENT)) == (b"data: [DONE]", b"", True)
+    last = decode_report(load.removeprefix(REPORT_COMMENT))
+    assert (first.running, last.running) == (1, 0)
+    assert last.seq > first.seq
+    assert REPORT_HEADER not in unasked
+    assert REPORT_COMMENT not in silent
 
 
 async def test_no_byte_of_a_stream_is_sent_before_its_first_token():

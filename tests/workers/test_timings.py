@@ -2,7 +2,7 @@ import pytest
 
 from policies.records import decode_timings
 from workers.queue import Job, Result, Token
-from workers.timings import comment, timings
+from workers.timings import comment, load_comment, timings
 
 
 def ended(event, arrived=0.0, started=1.0, first=None, finished=3.0, accel=0.5):
@@ -38,3 +38,7 @@ def test_the_comment_is_one_that_gateways_read():
     assert line.startswith(b": timing ")
     assert line.endswith(b"\n\n")
     assert decode_timings(line).accel == pytest.approx(0.5)
+
+
+def test_the_comment_with_the_load_is_one_event():
+    assert load_comment("JSON {}") == b": load JSON {}\n\n"
