@@ -244,7 +244,7 @@ class Registry:
         sent = self.timeline.now + self._control.publish_delay_s
         for membership, way in self._gateways[worker.region]:
             if not way.cut and not (loss and draw() < loss):
-                at(sent + way.draw(), membership.beaten, message)
+                at(sent if self._control.nearby else sent + way.draw(), membership.beaten, message)
 
     def changed(self, worker: Worker) -> None:
         """A worker's wait may have crossed an edge worth an early report."""
@@ -261,4 +261,5 @@ class Registry:
             return
         if self._control.loss and self._rng.random() < self._control.loss:
             return
-        self.timeline.at(self.timeline.now + self._control.publish_delay_s + way.draw(), act, message)
+        on_the_way = 0.0 if self._control.nearby else way.draw()
+        self.timeline.at(self.timeline.now + self._control.publish_delay_s + on_the_way, act, message)

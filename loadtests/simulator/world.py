@@ -114,6 +114,8 @@ class Control(_Part, frozen=True, kw_only=True):
     heartbeat_s: Positive = 1.0
     publish_delay_s: NotNegative = 0.005
     """From a worker's write to the registry's word to a gateway, beside the way between their regions."""
+    nearby: bool = False
+    """Whether the registry is beside everybody, as in an embedded fleet: its word takes no way between regions."""
     loss: Share = 0.0
     """Share of heartbeats that never arrive."""
     early: bool = False

@@ -71,6 +71,14 @@ def test_every_worker_is_known_at_once_and_heard_every_heartbeat():
         assert {round(b - a, 1) for a, b in pairwise(at)} == {0.5}
 
 
+def test_the_word_of_a_registry_beside_everybody_takes_no_way():
+    first = {}
+    for nearby in (False, True):
+        _, diary = watch(control=Control(nearby=nearby))
+        first[nearby] = next(at for change, at in diary.of(LoadSeen) if change.load.worker == "far-fast-0")
+    assert first[False] - first[True] == pytest.approx(0.1105, rel=0.05)  # a leg
+
+
 def test_news_are_as_old_as_the_way_is_long():
     _, diary = watch(control=Control(publish_delay_s=0.02))
     ages = {change.load.worker: change.age for change, _ in diary.of(LoadSeen)}
