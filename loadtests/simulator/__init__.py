@@ -10,6 +10,7 @@
     fluid       the bound nobody beats: a linear program
     ledger      what came of every request, and the figures made of it
     runs        scenarios x policies x seeds, paired, over processes
+    whatif      other policies on what was really asked: history, from decision logs (replay) or others' (foreign)
 
 A run is a pure function of (scenario, policy, seed). Times are virtual seconds, money US dollars.
 """

@@ -6,11 +6,15 @@ A format string is the one in the proxy's configuration, so that nobody has to w
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from loadtests import rows
 from loadtests.rows import FileError, Row
@@ -18,7 +22,7 @@ from loadtests.rows import FileError, Row
 
 class Format(Enum):
     ROWS = "rows"
-    """CSV with a header, or one JSON object per line (whichever it is): exports, and JSON access logs."""
+    """CSV with a header, one JSON object per line, or one array of them, whichever it is."""
     ENVOY = "envoy"
     NGINX = "nginx"
 
@@ -43,14 +47,15 @@ LATEST_SECONDS = 1e11
 
 def read(path: Path, kind: Format, log_format: str) -> Iterator[Row]:
     """The rows of a log. Raises FileError with file and line."""
+    try:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if content.startswith(rows.GZIP) else content).decode("utf-8", "replace")
+    except (OSError, EOFError) as error:
+        raise FileError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     if kind is Format.ROWS:
-        yield from rows.read(path)
+        yield from _array(path, text) if text.lstrip().startswith("[") else rows.read(path)
         return
     pattern, fields = compiled(kind, log_format)
-    try:
-        text = path.read_text("utf-8", errors="replace")
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror or error}") from error
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
@@ -59,6 +64,15 @@ def read(path: Path, kind: Format, log_format: str) -> Iterator[Row]:
             raise FileError(f"{path}:{number}: the line does not have the form of log_format: {line[:80]!r}")
         values = {name: value for name, value in zip(fields, found.groups(), strict=True) if value not in ABSENT}
         yield Row(path, number, values)
+
+
+def _array(path: Path, text: str) -> Iterator[Row]:
+    """What an API answers: one JSON array. Its elements are counted like lines."""
+    try:
+        found = msgspec.json.decode(text, type=list[dict[str, Any]])
+    except msgspec.MsgspecError as error:
+        raise FileError(f"{path}: an array of JSON objects was expected: {error}") from error
+    yield from (Row(path, number, fields) for number, fields in enumerate(found, start=1))
 
 
 def names(kind: Format, log_format: str) -> set[str]:

@@ -1,5 +1,7 @@
 """Others' log lines as rows, and their ways to write a time."""
 
+import gzip
+
 import pytest
 
 from loadtests.rows import FileError, Row
@@ -47,6 +49,17 @@ def test_rows_are_csv_or_json(log):
     assert row.fields == {"a": "1", "b": "2"}
     (row,) = read(log('{"a": 1}\n'), Format.ROWS, "")
     assert row.fields == {"a": 1}
+    one, two = read(log('[{"a": 1},\n {"a": 2}]'), Format.ROWS, "")  # as LiteLLM's GET /spend/logs answers
+    assert (one.fields, two.fields, two.line) == ({"a": 1}, {"a": 2}, 2)
+    with pytest.raises(FileError, match=r"access\.log: an array of JSON objects"):
+        list(read(log("[1, 2]"), Format.ROWS, ""))
+
+
+def test_logs_that_were_rotated_and_packed_are_read(tmp_path):
+    path = tmp_path / "access.log.2.gz"
+    path.write_bytes(gzip.compress(ENVOY_LINE.encode()))
+    (row,) = read(path, Format.ENVOY, ENVOY_DEFAULT)
+    assert row.fields["DURATION"] == "226"
 
 
 def test_the_fields_of_a_format_are_known():
