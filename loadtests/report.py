@@ -120,6 +120,8 @@ def requests_table(sent: Sequence[Sent], title: str) -> Table:
     table.add_column("held", no_wrap=True)
     for one in sent:
         held = "-" if one.ok and one.deadline is None else "yes" if one.in_deadline else "[red]no[/red]"
+        if one.worker and one.error:
+            held = f"[red]{one.error}[/red]"
         table.add_row(
             str(one.number),
             one.kind,

@@ -103,7 +103,7 @@ class Showcase:
         try:
             answer = await self._call(planned)
         except openai.APIStatusError as error:
-            answer = Answer(error.response.headers, error.status_code, error.code or str(error.status_code))
+            answer = Answer(error.response.headers, error.status_code, named(error))
         except (openai.APIError, aiohttp.ClientError, TimeoutError) as error:
             answer = Answer(status=0, error=type(error).__name__)
         took = time.monotonic() - began
@@ -156,8 +156,11 @@ class Showcase:
             extra_headers=asked(planned.kind),
         )
         first = None
-        async for _ in raw.parse():
-            first = first if first is not None else time.monotonic()
+        try:
+            async for _ in raw.parse():
+                first = first if first is not None else time.monotonic()
+        except openai.APIError as error:  # an error event: the answer had begun
+            return Answer(raw.headers, raw.status_code, named(error), first)
         return Answer(raw.headers, first_byte=first)
 
     async def _infer(self, planned: Planned) -> Answer:
@@ -173,6 +176,11 @@ class Showcase:
         url = f"{self._gateway.control}/admin/explain/{request_id}"
         async with self._session.get(url) as reply:
             return dict(await reply.json()) if reply.status == 200 else {}
+
+
+def named(error: openai.APIError) -> str:
+    """The gateway's code for an error, else the library's own name for it."""
+    return error.code or type(error).__name__
 
 
 def asked(kind: Class) -> dict[str, str]:

@@ -79,6 +79,8 @@ def test_requests_table_says_who_held_and_who_failed():
     assert "no" in rows[1].split("│")[-2]
     assert "none" in rows[2]
     assert "no_capacity" in rows[3]
+    cut = Sent(number=4, kind="stream", ok=False, took=0.1, deadline=0.1, worker="eu-a", error="deadline_exceeded")
+    assert "deadline_exceeded" in shown(requests_table([cut], "run"))
 
 
 def test_side_by_side_has_a_row_per_policy():

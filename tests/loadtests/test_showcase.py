@@ -1,7 +1,8 @@
+import openai
 import pytest
 
 from loadtests import scenario, showcase
-from loadtests.showcase import MIX, Answer, asked, sent_from
+from loadtests.showcase import MIX, Answer, asked, named, sent_from
 from loadtests.workload import Planned, Surface
 
 DEMO = scenario.load()
@@ -52,6 +53,11 @@ def test_cost_is_the_bill_of_all_attempts():
     sent = sent_from(planned, Answer(headers), took=0.02, began=0.0, bill=bill)
     assert sent.cost == pytest.approx(3e-6)
     assert (sent.worker, sent.predicted, sent.attempts, sent.in_deadline) == ("eu-a", 0.0045, 2, True)
+
+
+@pytest.mark.parametrize(("body", "name"), [({"code": "deadline_exceeded"}, "deadline_exceeded"), (None, "APIError")])
+def test_an_error_is_named_as_the_gateway_does(body, name):
+    assert named(openai.APIError("late", None, body=body)) == name
 
 
 def test_a_failed_request_is_not_ok():
