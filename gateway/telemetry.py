@@ -57,6 +57,10 @@ COUNTERS: dict[str, Counter] = {
               ("size", "parse", "misplaced", "replayed")),
     **_family("probes", "probes", "Probes of workers by result; the first on a connection only warms it.", "result",
               ("timed", "warmed", "failed")),
+    **_family("probing", "probes_sent", "Probes by kind; dropped ones were asked for beyond the budget.", "kind",
+              ("periodic", "asked", "dropped")),
+    **_family("reports", "load_reports", "Load reports on workers' answers; unused ones tell nothing of the worker.",
+              "result", ("taken", "unused", "malformed")),
     **_family("config", "config_reloads", "Configurations read after the start.", "result", ("applied", "refused")),
     **_family("connections", "connections", "Client connections.", "event",
               ("accepted", "refused", "closed", "header_timeout", "body_timeout", "idle_timeout", "write_stall")),
@@ -109,7 +113,8 @@ class Parts:
         self._prefill.sum += prefill
         self._decode.counts[bisect_left(BOUNDS, decode)] += 1
         self._decode.sum += decode
-        self.add_total(total)
+        self._total.counts[bisect_left(BOUNDS, total)] += 1
+        self._total.sum += total
 
     def add_total(self, seconds: float) -> None:
         """Count one whose parts are not known."""
@@ -170,13 +175,16 @@ class Telemetry(Collector):
 
     def dispatched(self, dispatch: Dispatch) -> None:
         """An attempt was sent."""
-        self._traffic(dispatch.node.region).dispatched[dispatch.status] += 1
+        region = dispatch.node.region
+        traffic = self._regions.get(region) or self._traffic(region)
+        traffic.dispatched[dispatch.status] += 1
         if dispatch.attempt > 1:
             self._retries += 1
 
     def settled(self, dispatch: Dispatch, outcome: Outcome, cost: float, in_deadline: bool) -> None:
         """An attempt ended; `cost` is what it really cost, in US dollars."""
-        traffic, reason = self._traffic(dispatch.node.region), outcome.reason
+        region, reason = dispatch.node.region, outcome.reason
+        traffic = self._regions.get(region) or self._traffic(region)
         traffic.cost += cost
         traffic.expected_cost += dispatch.cost
         if outcome.accelerator is not None:
@@ -196,7 +204,8 @@ class Telemetry(Collector):
     def finished(self, status: int, seconds: float) -> None:
         """A client's request was answered with HTTP `status`, `seconds` after its first byte."""
         self._statuses[status] = self._statuses.get(status, 0) + 1
-        self._latency.add(seconds)
+        self._latency.counts[bisect_left(BOUNDS, seconds)] += 1
+        self._latency.sum += seconds
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to a counter of `COUNTERS`; any other name is a KeyError."""
@@ -207,12 +216,8 @@ class Telemetry(Collector):
         self._lag.add(seconds)
 
     def _traffic(self, region: str) -> Traffic:
-        traffic = self._regions.get(region)
-        if traffic is None:
-            if len(self._regions) >= MAX_REGIONS:
-                region = OTHER
-            traffic = self._regions.setdefault(region, Traffic())
-        return traffic
+        """That of a region whose first this is, or one too many."""
+        return self._regions.setdefault(region if len(self._regions) < MAX_REGIONS else OTHER, Traffic())
 
     def _compare(self, dispatch: Dispatch, outcome: Outcome, total: float) -> None:
         """Count prediction and reality of each part; a part the worker did not report is left out of both."""

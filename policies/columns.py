@@ -90,7 +90,7 @@ class Columns:
         self._weights: Floats = np.array((1.0, 0.0, 0.0), np.float32)
         """Of the blocks, in a quantile: mean + z * spread."""
         self._outstanding: Floats
-        self._recount: dict[Node, float] = {}
+        self.recount: dict[Node, float] = {}
         """Nodes with other requests outstanding than `_outstanding` says, and since when: few balancers ask."""
         self._allocate(_START)
 
@@ -132,7 +132,7 @@ class Columns:
     def remove(self, node: Node) -> None:
         """Take a node out; the last one moves into its slot."""
         self._count(node, healthy=False, draining=False)
-        self._recount.pop(node, None)
+        self.recount.pop(node, None)
         last = self.nodes.pop()
         if last is not node:
             for column in self._store.values():
@@ -166,22 +166,18 @@ class Columns:
         self.network[i] = network
         self.fixed[i] = network + wait + base
         self.spread[i] = node.fixed_spread(wait, now) + node.speed.error * base
-        self._recount[node] = now
+        self.recount[node] = now
         self.accepts[i] = state.accepts(now)
         health = state.health.state
         self.reachable[i] = health is not State.DRAINING
         self._count(node, healthy=health in IN_SERVICE, draining=health is State.DRAINING)
 
-    def recount(self, node: Node, now: float) -> None:
-        """Note that more or fewer requests are outstanding on a node, and nothing else has changed."""
-        self._recount[node] = now
-
     @property
     def outstanding(self) -> Floats:
         """Requests waiting and running."""
-        for node, now in self._recount.items():
+        for node, now in self.recount.items():
             self._outstanding[node.slot] = node.state.outstanding(now)
-        self._recount.clear()
+        self.recount.clear()
         return self._outstanding
 
     def _count(self, node: Node, *, healthy: bool, draining: bool) -> None:
@@ -300,11 +296,12 @@ class Candidates:
         if request.max_cost < INFINITE:
             eligible = eligible & (cost <= request.max_cost)
         self.eligible = eligible
-        if request.patient:
+        deadline = request.deadline
+        if deadline == INFINITE and request.patient:
             self.fit = eligible & (columns.wait <= request.patience)
             return
         z = Z[request.probability]
-        fit = eligible & (columns.quantile(blocks, z) <= request.deadline - now)
+        fit = eligible & (columns.quantile(blocks, z) <= deadline - now)
         if request.first_token_deadline < INFINITE:
             first = columns.quantile(columns.blocks(request, 0.0), z)
             fit = fit & (first <= request.first_token_deadline - now)

@@ -224,7 +224,7 @@ class Fleet:
             return
         for node in state.nodes:
             if node.columns is not None:
-                node.columns.recount(node, now)
+                node.columns.recount[node] = now
 
     def _touch(self, state: WorkerState, now: float) -> None:
         state.shown_wait = state.wait(now)

@@ -102,6 +102,7 @@ class WorkerState:
     # What we sent.
 
     def reserve(self, dispatch: Dispatch, work: float) -> None:
+        """Count a dispatch, and the seconds it keeps others waiting."""
         self.in_flight += 1
         self._unseen[id(dispatch)] = (dispatch.at, work)
         self._unseen_work += work

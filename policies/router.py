@@ -97,7 +97,13 @@ class Router:
         Raises KeyError when the request names a policy this router does not have.
         """
         policy = self._policies[request.policy]
-        refusal = self._refuse_repeat(policy, request, now, avoid) if avoid else self._refuse_first(policy)
+        most = policy.admission.max_in_flight
+        refusal = None
+        if avoid:
+            refusal = self._refuse_repeat(policy, request, now, avoid)
+        elif most and policy.in_flight >= most:
+            detail = "As many requests as this route allows are in flight."
+            refusal = Shed(Reason.OVERLOADED, detail, None, admission.MIN_RETRY_AFTER)
         if refusal is not None:
             return refusal
         choice = self.consider(request, now, avoid)
@@ -211,13 +217,6 @@ class Router:
         return Shed(Reason.NO_CAPACITY, "Every node of this model is draining.", None, admission.MIN_RETRY_AFTER)
 
     # Accounting.
-
-    def _refuse_first(self, policy: Policy) -> Shed | None:
-        limit = policy.admission.max_in_flight
-        if limit and policy.in_flight >= limit:
-            detail = "As many requests as this route allows are in flight."
-            return Shed(Reason.OVERLOADED, detail, None, admission.MIN_RETRY_AFTER)
-        return None
 
     def _refuse_repeat(self, policy: Policy, request: Request, now: float, avoid: Collection[str]) -> Shed | None:
         if now >= request.deadline:

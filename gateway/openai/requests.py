@@ -133,8 +133,10 @@ def _whole(document: Document, key: str, least: int, most: int) -> int | None:
 
 def _max_tokens(document: Document) -> int | None:
     for key in _LIMIT_FIELDS:
-        if document.get(key) is not None:
-            return _whole(document, key, 0, MAX_TOKENS)
+        if key in document:
+            limit = _whole(document, key, 0, MAX_TOKENS)
+            if limit is not None:
+                return limit
     return None
 
 
@@ -174,7 +176,11 @@ def _conversation_tokens(messages: list[Any]) -> float:
     tokens = 0.0
     for message in messages:
         if type(message) is dict:
-            tokens += MESSAGE_TOKENS + _content_tokens(message.get("content"))
+            content = message.get("content")
+            if type(content) is str and content.isascii():
+                tokens += MESSAGE_TOKENS + len(content) / BYTES_PER_TOKEN
+            else:
+                tokens += MESSAGE_TOKENS + _content_tokens(content)
             if "tool_calls" in message:
                 tokens += _json_tokens(message["tool_calls"])
     return tokens

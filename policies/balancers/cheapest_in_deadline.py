@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 
-from policies.balancers import two_of
+from policies.balancers import lower_of_two
 from policies.columns import Candidates
 
 TIER = 1.05
@@ -21,18 +21,14 @@ class CheapestInDeadline:
     """
 
     def pick(self, candidates: Candidates, rng: random.Random) -> int | None:
-        fit, cost = candidates.fit, candidates.cost
-        costs = cost[fit]
-        if not len(costs):
+        slots = candidates.fit.nonzero()[0]
+        if not len(slots):
             return None
-        tier = fit & (cost <= costs[costs.argmin()] * TIER)
+        cost = candidates.cost[slots]
+        slots = slots[cost <= cost[cost.argmin()] * TIER]
         if candidates.request.affinity:
-            return affine(candidates, tier.nonzero()[0].tolist())
-        pair = two_of(tier, rng)
-        assert pair is not None
-        first, second = pair
-        total = candidates.total
-        return first if first == second or total[first] <= total[second] else second
+            return affine(candidates, slots.tolist())
+        return lower_of_two(slots, candidates.total, rng)
 
 
 def affine(candidates: Candidates, slots: list[int]) -> int:
