@@ -133,6 +133,7 @@ class Gateway:
             hosts=config.hosts,
             decision_headers=config.decision_headers,
             measure_clients=config.deadline_from == "client",
+            ask=self.probes.ask,
             clock=clock,
         )
         self.reload = Reload(path, config, overlay, build, self._swap, self.telemetry.count)

@@ -1,17 +1,20 @@
 """Round trips to every worker, over pooled connections from the data plane's source address.
 
 Only a request on a reused connection is timed: the first one on a connection pays for the handshake and merely warms
-it. Probing is paced by the fleet's size, so that a thousand workers cost no more than two hundred; nothing here is
-awaited by a request. Results go to `report`, as changes for the router and the roster.
+it. Probing is paced by the fleet's size, so that a thousand workers cost no more than two hundred. A decision may ask
+for a probe at once (`ask`), within a budget; nothing here is awaited by a request. Results go to `report`, as changes
+for the router and the roster.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import heapq
 import itertools
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -30,15 +33,23 @@ log = logging.getLogger(__name__)
 INTERVAL = 1.0
 """Default seconds between two probes of a worker."""
 PROBES_PER_SECOND = 200
-"""Most probes a second: at about 150 microseconds of CPU each, 3 % of a core."""
+"""Most probes a second, at about 150 microseconds of CPU each 3 % of a core; and as many that decisions ask for."""
+ASKED_PER_SECOND = 20
+"""Most probes a second of one worker that decisions ask for (algorithm.md 2.6): its load hardly changes faster."""
+ASKED_AT_ONCE = 4
+"""Asked-for probes of one worker under way, so many that one far off can be asked as often; each has a connection."""
 CONCURRENCY = 64
-"""Probes under way at once; with every worker silent they all wait a whole timeout."""
+"""Probes under way at once; with every worker silent they all wait a whole timeout. As many again may be asked for."""
 SLOWEST = 8
 """A silent worker is probed this many times less often at most, so that it does not take the others' turns."""
 MIN_TIMEOUT = 1.0
 TIMEOUT_RTTS = 4
+BURST = 20
+"""Asked-for probes at once after a pause: a tenth of a second's worth."""
 IDLE_SECONDS = 60.0
 """Pooled connections are kept this long; workers keep theirs for 75 s."""
+PROBE_FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
+"""What a worker can make of a probe, in the client's words."""
 
 
 class Target(msgspec.Struct):
@@ -54,6 +65,10 @@ class Target(msgspec.Struct):
     busy: bool = False
     urgent: bool = False
     """Whether somebody waits for its next answer."""
+    asked: float = -math.inf
+    """When a decision last had it probed."""
+    asking: int = 0
+    """Such probes under way."""
 
 
 class Probes:
@@ -78,6 +93,12 @@ class Probes:
         self._queue: list[tuple[float, int, Target]] = []
         self._tickets = itertools.count()
         self._wake = asyncio.Event()
+        self._allowance = float(BURST)
+        """Probes that may be asked for now."""
+        self._allowed_at = -math.inf
+        self._asking = 0
+        self._launch: Callable[[Target], None] | None = None
+        """Starts an asked-for probe; None while nothing runs."""
 
     # Whom to probe.
 
@@ -102,6 +123,30 @@ class Probes:
                 target.urgent = True
                 self._schedule(target, 0.0)
 
+    def ask(self, worker_ids: Iterable[str]) -> None:
+        """Probe these now, as far as the budget goes, whatever their schedule; it stays as it is."""
+        now = self._clock()
+        for worker_id in worker_ids:
+            target = self._targets.get(worker_id)
+            if target is None:
+                continue
+            if self._launch is None or not self._grants(target, now):
+                self._count("probing.dropped")
+                continue
+            target.asked = now
+            self._allowance -= 1.0
+            self._count("probing.asked")
+            self._launch(target)
+
+    def _grants(self, target: Target, now: float) -> bool:
+        """Whether one more is within the budget: this worker's, and that of all."""
+        if now - target.asked < 1.0 / ASKED_PER_SECOND or target.asking >= ASKED_AT_ONCE:
+            return False
+        earned = (now - self._allowed_at) * PROBES_PER_SECOND
+        self._allowance = min(self._allowance + earned, float(BURST))
+        self._allowed_at = now
+        return self._allowance >= 1.0 and self._asking < CONCURRENCY
+
     def pace(self) -> float:
         """Seconds between two probes of one worker that answers."""
         return max(self._interval, len(self._targets) / PROBES_PER_SECOND)
@@ -117,7 +162,7 @@ class Probes:
     async def run(self) -> None:
         """Probe whoever is due, until cancelled."""
         connector = aiohttp.TCPConnector(
-            limit=0, limit_per_host=1, keepalive_timeout=IDLE_SECONDS, local_addr=self._source
+            limit=0, limit_per_host=1 + ASKED_AT_ONCE, keepalive_timeout=IDLE_SECONDS, local_addr=self._source
         )
         session = aiohttp.ClientSession(
             connector=connector,
@@ -127,11 +172,16 @@ class Probes:
         )
         slots = asyncio.Semaphore(CONCURRENCY)
         async with session, asyncio.TaskGroup() as tasks:
-            while True:
-                target = await self._next()
-                await slots.acquire()
-                target.busy, target.urgent = True, False
-                tasks.create_task(self._probe(session, target)).add_done_callback(lambda _: slots.release())
+            self._launch = functools.partial(self._begin, tasks, session)
+            try:
+                while True:
+                    target = await self._next()
+                    await slots.acquire()
+                    target.busy, target.urgent = True, False
+                    self._count("probing.periodic")
+                    tasks.create_task(self._probe(session, target)).add_done_callback(lambda _: slots.release())
+            finally:
+                self._launch = None
 
     async def _next(self) -> Target:
         """The next target due; entries of forgotten or busy ones are dropped."""
@@ -153,22 +203,45 @@ class Probes:
             if not timed:  # the connection is warm now: measure at once, a new worker needs a figure
                 await self._get(session, target)
             target.failures = 0
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        except PROBE_FAILURES as error:
             target.failures += 1
             self._count("probes.failed")
             if target.failures == 1:
                 extra = {"worker": target.worker.id, "error": f"{type(error).__name__}: {error}"}
                 log.info("probe failed", extra=extra)
             self._tell(target, ProbeFailed(target.worker.id))
-        except Exception:  # a bug must cost one probe, not the probing
-            log.exception("probe fault", extra={"worker": target.worker.id})
-            self._count("loop.faults")
+        except Exception:
+            self._fault(target)
         finally:
             target.busy = False
             if self._targets.get(target.worker.id) is target:
                 slower = min(SLOWEST, 2 ** max(0, target.failures - 3))
                 pause = self.pace() * slower * self._rng.uniform(0.8, 1.2)
                 self._schedule(target, 0.0 if target.urgent else pause)
+
+    def _begin(self, tasks: asyncio.TaskGroup, session: aiohttp.ClientSession, target: Target) -> None:
+        """Start an asked-for probe."""
+        target.asking += 1
+        self._asking += 1
+        tasks.create_task(self._answer(session, target)).add_done_callback(lambda _: self._answered(target))
+
+    def _answered(self, target: Target) -> None:
+        target.asking -= 1
+        self._asking -= 1
+
+    async def _answer(self, session: aiohttp.ClientSession, target: Target) -> None:
+        """One asked-for probe. Its failure is no verdict on the worker: the periodic ones count, at their own pace."""
+        try:
+            await self._get(session, target)
+        except PROBE_FAILURES:
+            self._count("probes.failed")
+        except Exception:
+            self._fault(target)
+
+    def _fault(self, target: Target) -> None:
+        """A bug must cost one probe, not the probing."""
+        log.exception("probe fault", extra={"worker": target.worker.id})
+        self._count("loop.faults")
 
     async def _get(self, session: aiohttp.ClientSession, target: Target) -> bool:
         """One request; whether it was on a reused connection and so was timed. Raises what a probe may fail of."""

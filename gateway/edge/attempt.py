@@ -61,6 +61,10 @@ class Attempt(msgspec.Struct, eq=False):
     named: dict[bytes, bytes] = NO_FIELDS
     """The reply's fields by name."""
     events: relay.Events | None = None
+    report: bytes | None = None
+    """What it says of its worker's load, until that is learned..."""
+    reported: float = 0.0
+    """...and when that came."""
     outcome: Outcome | None = None
 
     def __repr__(self) -> str:
@@ -157,7 +161,7 @@ class Attempt(msgspec.Struct, eq=False):
         )
         return b"".join((
             wire.POST, path, wire.REQUEST_VERSION, self.pool.host, fields,
-            wire.REQUEST_ID, request_id, wire.DEADLINE, budget, wire.EXPECTED_TIMEOUT, budget,
+            wire.LOAD_WANTED, wire.REQUEST_ID, request_id, wire.DEADLINE, budget, wire.EXPECTED_TIMEOUT, budget,
             wire.CONTENT_LENGTH, b"%d" % length, wire.HEAD_END,
         ))  # fmt: skip
 

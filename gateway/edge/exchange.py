@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from gateway.edge import relay, surface, wire
+from gateway.edge import loads, relay, surface, wire
 from gateway.edge.answer import Answer
 from gateway.edge.attempt import STALL, Attempt, limit
 from gateway.edge.call import Call
@@ -140,6 +140,8 @@ class Exchange:
             self._connect(attempt, now)
         else:
             self._send(attempt, link, now)
+        if dispatch.probes:
+            plane.ask(dispatch.probes)
 
     def _connect(self, attempt: Attempt, now: float) -> None:
         self._go(CONNECT)
@@ -182,12 +184,15 @@ class Exchange:
                 return
             self._go(BUFFER)
             attempt.named = named = dict(reply.fields)
+            attempt.report, attempt.reported = named.get(loads.REPORT), now
             reason = relay.verdict(reply, named)
             if reason is not None:
                 self._fail(reason, executed=not relay.unexecuted(reply, named))
                 return
             if relay.streams(named):
                 attempt.events = relay.Events()
+                if attempt.report is not None:
+                    loads.learn(self._plane, attempt, now)
         if attempt.events is not None:
             self._relay_events(attempt, attempt.events, link)
         elif self.state is STREAM:
@@ -231,6 +236,7 @@ class Exchange:
         if whole:
             self.answer.piece(whole)
         if reply.complete:
+            attempt.report, attempt.reported = events.report, attempt.heard
             self._end(link, events.timings, events.output_tokens)
 
     def _relay_rest(self, attempt: Attempt, link: Link) -> None:
@@ -395,6 +401,8 @@ class Exchange:
         assert attempt is not None
         dispatch = attempt.dispatch
         outcome = attempt.settle(reason, now, executed, timings, generated)
+        if attempt.report is not None:
+            loads.learn(self._plane, attempt, now)
         cost = bill(dispatch.node, dispatch.request, outcome)
         self._plane.telemetry.settled(dispatch, outcome, cost, attempt.in_deadline())
         self._ended.append(Tried(dispatch, outcome, cost))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 DecisionHeaders = Literal["on_request", "always", "never"]
 
 
+def _nobody(worker_ids: Collection[str]) -> None:
+    """Nobody asks."""
+
+
 class IllegalTransitionError(AssertionError):
     """An exchange was told something that its state does not allow: a bug of ours."""
 
@@ -34,6 +38,7 @@ class Plane:
     """One process's router and everything around it. Fields may be swapped; the wheel, clock and pools stay."""
 
     __slots__ = (
+        "ask",
         "clock",
         "decision_headers",
         "draining",
@@ -69,6 +74,7 @@ class Plane:
         hosts: tuple[str, ...] = (),
         decision_headers: DecisionHeaders = "on_request",
         measure_clients: bool = False,
+        ask: Callable[[Collection[str]], None] = _nobody,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
         strict: bool = False,
@@ -89,6 +95,8 @@ class Plane:
         self.decision_headers = decision_headers
         self.measure_clients = measure_clients
         """Whether the client's own round trip is read from the kernel (`deadline_from: client`)."""
+        self.ask = ask
+        """Have these workers' loads asked for at once; takes no time."""
         self.clock = clock
         self.rng = rng or random.Random()  # noqa: S311
         """Makes request ids, which must be distinct, not secret."""

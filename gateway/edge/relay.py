@@ -14,6 +14,7 @@ from gateway.edge import wire
 from gateway.edge.reply import Reply
 from policies.reason import Reason
 from policies.records import EXECUTED_HEADER, NO_TIMINGS, TIMING_COMMENT, TIMING_HEADER, Timings, decode_timings
+from policies.reports import REPORT_COMMENT
 from policies.request import Dispatch, Outcome
 
 COMPLETION_TOKENS = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*([0-9]{1,9})')
@@ -98,11 +99,13 @@ def output_tokens(body: bytes) -> int | None:
 class Events:
     """An event stream on its way through: cuts it at event ends, and notes what it tells about itself."""
 
-    __slots__ = ("_counted", "_reported", "_rest", "done", "timings")
+    __slots__ = ("_counted", "_reported", "_rest", "done", "report", "timings")
 
     def __init__(self) -> None:
         self._rest = b""
         self.timings = NO_TIMINGS
+        self.report: bytes | None = None
+        """What the worker said of its load at the end."""
         self.done = False
         """Whether `[DONE]` went through."""
         self._counted = 0
@@ -128,18 +131,15 @@ class Events:
             whole, self._rest = data[:end], data[end:]
             if len(self._rest) > MAX_EVENT:
                 raise OversizeError("event too large")
-        if whole:
-            self._note(whole)
-        return whole
+        return self._note(whole) if whole else whole
 
     def finish(self) -> bytes:
         """What stands after the last event end, when the worker ended the stream cleanly."""
         rest, self._rest = self._rest, b""
-        if rest:
-            self._note(rest)
-        return rest
+        return self._note(rest) if rest else rest
 
-    def _note(self, events: bytes) -> None:
+    def _note(self, events: bytes) -> bytes:
+        """Read what concerns us; what of it is for the client."""
         # Only at line starts: what a model writes inside an event may look like any of these.
         self._counted += (
             events.startswith(wire.DATA) + events.count(b"\n" + wire.DATA) + events.count(b"\r" + wire.DATA)
@@ -147,12 +147,27 @@ class Events:
         if any(_line(events, done) >= 0 for done in wire.DONES):
             self.done = True
             self._counted -= 1
-        at = _line(events, TIMING_COMMENT)
-        if at >= 0:
-            self.timings = decode_timings(events[at + len(TIMING_COMMENT) :].splitlines()[0])
         if b"_tokens" in events:
             found = COMPLETION_TOKENS.findall(events)
             self._reported = int(found[-1]) if found else self._reported
+        if b"\n:" in events or b"\r:" in events or events.startswith(b":"):
+            events = self._commented(events)
+        return events
+
+    def _commented(self, events: bytes) -> bytes:
+        """Read the worker's comments. The one on its load was asked for by us and is not for the client."""
+        at = _line(events, TIMING_COMMENT)
+        if at >= 0:
+            self.timings = decode_timings(events[at + len(TIMING_COMMENT) :].splitlines()[0])
+        at = _line(events, REPORT_COMMENT)
+        end = events.find(wire.LF_LF, at)
+        if at < 0 or end < 0:
+            return events
+        before, line = events[:at], events[at:end]
+        if (before and not before.endswith(wire.EVENT_ENDS)) or b"\n" in line:
+            return events  # part of an event that says more
+        self.report = line.removeprefix(REPORT_COMMENT)
+        return before + events[end + len(wire.LF_LF) :]
 
 
 def _line(events: bytes, start: bytes) -> int:

@@ -19,6 +19,7 @@ DEADLINE = b"\r\nx-deadline-ms: "
 EXPECTED_TIMEOUT = b"\r\nx-envoy-expected-rq-timeout-ms: "
 VARIANT = b"\r\nx-isochrone-variant: "
 ATTEMPT = b"\r\nx-envoy-attempt-count: "
+LOAD_WANTED = b"\r\nendpoint-load-metrics-format: JSON"
 POST = b"POST "
 
 # Answer heads we write.
@@ -86,6 +87,7 @@ NOT_FORWARDED = HOP_BY_HOP | frozenset(
         b"via",
         b"x-envoy-attempt-count",
         b"x-envoy-expected-rq-timeout-ms",
+        b"endpoint-load-metrics-format",
     )
 )
 NOT_FORWARDED_PREFIXES = (b"x-isochrone-", b"x-forwarded-", b"x-route-")
@@ -118,6 +120,7 @@ ANSWER_DENIED_PREFIXES = (
     b"x-envoy-",
     b"x-forwarded-",
     b"x-powered-by",
+    b"x-endpoint-load-metrics",
 )
 
 # Server-sent events.
@@ -125,6 +128,7 @@ EVENT_STREAM = b"text/event-stream"
 LF_LF = b"\n\n"
 LF_CR_LF = b"\n\r\n"
 CR_CR = b"\r\r"
+EVENT_ENDS = (LF_LF, LF_CR_LF, CR_CR)
 DATA = b"data:"
 DONES = (b"data: [DONE]", b"data:[DONE]")
 

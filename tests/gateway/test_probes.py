@@ -244,3 +244,98 @@ async def test_a_thousand_silent_workers_neither_stall_the_loop_nor_hide_a_livin
         worst = max(worst, loop.time() - before - 0.005)
     assert worst < 0.25
     await end([running])
+
+
+class Asking:
+    """Probes that are paced so slowly that all but the first of each worker was asked for."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.watch = Watch(clock=lambda: self.now)
+        self.watch.probes._interval = 3600.0
+        self.watch.counts.clear()
+
+    def count(self, kind: str) -> int:
+        return self.watch.counts[f"probing.{kind}"]
+
+    async def idle(self) -> None:
+        """Until no asked-for probe is under way: the last one tells nobody of its end."""
+        async with asyncio.timeout(5):
+            while self.watch.probes._asking:  # noqa: ASYNC110 - it must not be told, as nobody is in production
+                await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+async def asking(stub: Stub) -> AsyncIterator[Asking]:
+    """`w1` is at the stub and has been probed once."""
+    asking = Asking()
+    running = asyncio.ensure_future(asking.watch.probes.run())
+    asking.watch.probes.follow(worker(address=stub.address))
+    await asking.watch.until(lambda: len(asking.watch.rtts()) == 1)
+    yield asking
+    assert not running.done()
+    await end([running])
+
+
+async def test_who_asks_gets_the_load_and_the_schedule_stays(stub: Stub, asking: Asking) -> None:
+    watch, probes = asking.watch, asking.watch.probes
+    due = probes._targets["w1"].due
+    stub.body = encode_load(load(seq=9, waiting=4))
+    probes.ask(["w1", "unknown"])
+    await watch.until(lambda: any(isinstance(c, LoadSeen) and c.load.waiting == 4 for c in watch.changes))
+    assert (asking.count("periodic"), asking.count("asked"), asking.count("dropped")) == (1, 1, 0)
+    assert probes._targets["w1"].due == due
+    assert len(watch.rtts()) == 2
+    assert len(stub.peers) == 1, "over the pooled connection"
+
+
+async def test_one_worker_is_asked_twenty_times_a_second_at_most(stub: Stub, asking: Asking) -> None:
+    for _ in range(128):
+        asking.watch.probes.ask(["w1"])
+        await asking.idle()
+        asking.now += 1 / 128
+    assert asking.count("asked") == 19, "every seventh: the first that is 0.05 s after the last"
+    assert asking.count("dropped") == 128 - 19
+
+
+async def test_all_together_are_asked_within_the_budget(stub: Stub, asking: Asking) -> None:
+    watch, probes = asking.watch, asking.watch.probes
+    names = [f"n{index}" for index in range(300)]
+    for name in names:
+        probes.follow(worker(name, address=stub.address))
+    await watch.until(lambda: all(watch.rtts(name) for name in names), 20.0)
+    for _ in range(10):
+        probes.ask(names[:100])
+        await asking.idle()
+        asking.now += 0.1
+    allowed = module.BURST + 0.9 * module.PROBES_PER_SECOND
+    assert asking.count("asked") == allowed
+    assert asking.count("dropped") == 1000 - allowed
+
+
+async def test_a_silent_worker_is_asked_a_few_times_at_once_and_not_condemned(stub: Stub, asking: Asking) -> None:
+    watch, probes = asking.watch, asking.watch.probes
+    stub.delay = 30.0
+    for _ in range(10):
+        probes.ask(["w1"])
+        asking.now += 1.0
+    assert (asking.count("asked"), asking.count("dropped")) == (module.ASKED_AT_ONCE, 10 - module.ASKED_AT_ONCE)
+    await asking.idle()
+    assert watch.counts["probes.failed"] == module.ASKED_AT_ONCE
+    assert watch.failures() == 0
+    assert probes._targets["w1"].asking == 0
+
+
+async def test_asking_is_for_nothing_while_nothing_runs(stub: Stub) -> None:
+    asking = Asking()
+    asking.watch.probes.follow(worker(address=stub.address))
+    asking.watch.probes.ask(["w1"])
+    assert asking.count("dropped") == 1
+    running = asyncio.ensure_future(asking.watch.probes.run())
+    await asking.watch.until(lambda: bool(asking.watch.rtts()))
+    stub.delay = 30.0
+    asking.watch.probes.ask(["w1"])
+    await end([running])
+    assert asking.watch.probes._asking == 0, "a probe that is cut off is over too"
+    asking.watch.probes.ask(["w1"])
+    assert asking.count("dropped") == 2

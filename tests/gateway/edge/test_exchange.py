@@ -84,7 +84,8 @@ def test_sequential_requests_share_one_connection(edge: Edge) -> None:
 def test_what_the_worker_is_told_and_not_told(edge: Edge) -> None:
     trace = b"traceparent: 00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01"
     ours = (b"X-Deadline-Ms: 5000", b"X-Request-Id: r-1", trace, b"X-Session-Id: s", b"X-Isochrone-Variant: evil")
-    theirs = (b"Authorization: Bearer k", b"Cookie: s", b"Keep-Alive: 5", b"X-Forwarded-For: 1.2.3.4", b"Accept: */*")
+    theirs = (b"Authorization: Bearer k", b"Cookie: s", b"Keep-Alive: 5", b"X-Forwarded-For: 1.2.3.4", b"Accept: */*",
+              b"Endpoint-Load-Metrics-Format: text")  # fmt: skip
     fields = ours + theirs
     Playbook(edge) >> client(post(CHAT, *fields))
     sent = bytes(edge.wire("a").sent)
@@ -97,6 +98,7 @@ def test_what_the_worker_is_told_and_not_told(edge: Edge) -> None:
         b"x-isochrone-variant: fp32",
         b"x-deadline-ms: 5000",
         b"x-envoy-expected-rq-timeout-ms: 5000",
+        b"endpoint-load-metrics-format: JSON",
         trace,
         b"Content-Length: 60",
     }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 
 from gateway.edge.plane import IllegalTransitionError
-from tests.playbook import CHAT, Edge, Playbook, client, client_sees, post, upstream
+from tests.playbook import ANSWER, CHAT, Edge, Playbook, client, client_sees, post, reply, upstream, upstream_says
 
 
 def test_hosts_are_compared_in_lower_case() -> None:
@@ -34,3 +37,21 @@ def test_a_swapped_router_serves_what_comes_and_not_what_runs() -> None:
     first.connection_lost(None)
     assert edge.unreported == 0
     assert other.unreported == 1
+
+
+def test_what_a_decision_wants_to_know_is_asked_once_its_request_is_on_the_way() -> None:
+    asked: list[tuple[tuple[str, ...], bytes]] = []
+    edge = Edge("ab", ask=lambda worker_ids: asked.append((tuple(worker_ids), bytes(edge.wire("a").sent))))
+    route = edge.router.route
+
+    def curious(*args: Any) -> Any:
+        return msgspec.structs.replace(route(*args), probes=("b", "c"))
+
+    Playbook(edge) >> client(post(CHAT)) >> upstream_says("a", reply(ANSWER))
+    assert asked == []
+    edge.wire("a").take()
+    edge.router.route = curious  # type: ignore[method-assign]
+    Playbook(edge) >> client(post(CHAT))
+    ((worker_ids, sent),) = asked
+    assert worker_ids == ("b", "c")
+    assert sent.endswith(CHAT)

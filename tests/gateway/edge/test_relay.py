@@ -149,3 +149,32 @@ def test_what_a_model_writes_is_neither_timing_nor_an_end_nor_a_token() -> None:
     assert (events.timings.accel, events.done, events.output_tokens) == (None, False, 1)
     events.feed(b": timing accel;dur=2\r\n\r\ndata:[DONE]\r\n\r\n")
     assert (events.timings.accel, events.done, events.output_tokens) == (0.002, True, 1)
+
+
+LOAD = b": load JSON {}\n\n"
+
+
+@given(st.lists(st.integers(1, len(STREAM) + len(LOAD) - 1), max_size=20), st.integers(0, len(EVENTS)))
+def test_the_workers_load_is_taken_out_wherever_it_stands_and_however_it_comes(cuts: list[int], place: int) -> None:
+    with_load = b"".join((*EVENTS[:place], LOAD, *EVENTS[place:]))
+    edges = [0, *sorted(set(cuts)), len(with_load)]
+    events = Events()
+    out = b"".join(events.feed(with_load[start:end]) for start, end in itertools.pairwise(edges))
+    assert (out, events.report) == (STREAM, b"JSON {}")
+    assert events.done
+    assert events.timings.queue == 0.002
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"text":"\\n: load JSON {}"}\n\n',
+        b"data: a\n: load JSON {}\n\n",
+        b": load JSON {}\ndata: a\n\n",
+        b"data: a\r\n\r\n: load JSON {}\r\n\r\n",
+    ],
+)
+def test_what_is_part_of_an_event_stays_as_it_is(event: bytes) -> None:
+    events = Events()
+    assert events.feed(event) == event
+    assert events.report is None

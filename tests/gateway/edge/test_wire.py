@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.edge import wire
+from policies.reports import REPORT_FORMAT, REPORT_FORMAT_HEADER, REPORT_HEADER
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,10 @@ def test_framing_crosses_in_neither_direction() -> None:
         assert name in wire.NOT_FORWARDED
         assert name not in wire.ANSWER_FIELDS
         assert not name.startswith(wire.ANSWER_PREFIXES)
+
+
+def test_the_load_is_asked_for_in_the_words_of_its_schema_and_is_our_own_affair() -> None:
+    assert f"\r\n{REPORT_FORMAT_HEADER}: {REPORT_FORMAT}".encode() == wire.LOAD_WANTED
+    assert REPORT_FORMAT_HEADER.encode() in wire.NOT_FORWARDED
+    assert REPORT_HEADER.encode() not in wire.ANSWER_FIELDS
+    assert b"x-endpoint-load-metrics-bin".startswith(wire.ANSWER_DENIED_PREFIXES)
