@@ -21,7 +21,7 @@ import msgspec
 from aiohttp import web
 
 from loadtests.live.accelerator import Accelerator, Size
-from policies import records
+from policies import records, reports
 
 PROMPT_HEADER = "x-emulated-prompt"
 OUTPUT_HEADER = "x-emulated-output"
@@ -95,6 +95,7 @@ class Emulated:
         self._slots = asyncio.Semaphore(worker.endpoints[0].max_batch)
         self.accepted = 0
         """Requests taken since it started."""
+        self._started = time.monotonic()
         self._beat = 0
 
     def load(self) -> records.Load:
@@ -110,6 +111,15 @@ class Emulated:
             worker=self.worker.id, boot=self.worker.boot, seq=self._beat, waiting=waiting, running=self.running,
             arrived=self.accepted,
         )  # fmt: skip
+
+    def report(self, leaving: int = 0) -> str:
+        """The load as an answer carries it; of those running, `leaving` are through."""
+        load = self.load()
+        running = (load.running or 0) - leaving
+        slots = self.worker.endpoints[0].max_batch
+        rate = self.accepted / max(1e-3, time.monotonic() - self._started)
+        load = msgspec.structs.replace(load, running=running)
+        return reports.encode_report(load, ((load.waiting or 0) + running) / slots, rate)
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[float]:
@@ -161,6 +171,7 @@ WORKER = web.AppKey("worker", Emulated)
 def application(emulated: Emulated) -> web.Application:
     app = web.Application(client_max_size=64 << 20)
     app[WORKER] = emulated
+    app.on_response_prepare.append(_say_load)
     app.add_routes(
         [
             web.get("/healthz", _health),
@@ -173,6 +184,23 @@ def application(emulated: Emulated) -> web.Application:
         ]
     )
     return app
+
+
+def _asks(request: web.Request) -> bool:
+    return request.headers.get(reports.REPORT_FORMAT_HEADER, "").upper() == reports.REPORT_FORMAT
+
+
+async def _say_load(request: web.Request, response: web.StreamResponse) -> None:
+    if _asks(request):
+        response.headers[reports.REPORT_HEADER] = request.app[WORKER].report()
+
+
+def _end(request: web.Request, spent: records.Timings) -> bytes:
+    """What stands at the end of a stream, whose request has its slot yet and needs it no more."""
+    comments = records.TIMING_COMMENT + spent.encode().encode() + b"\n\n"
+    if _asks(request):
+        comments += reports.REPORT_COMMENT + request.app[WORKER].report(leaving=1).encode() + b"\n\n"
+    return comments + b"data: [DONE]\n\n"
 
 
 async def _health(request: web.Request) -> web.Response:
@@ -296,7 +324,7 @@ async def _modelled(
         await response.write(_event(_chunk(request.path, asked, last=False)))
         await accelerator.until(job.ends)
         last = _event(_chunk(request.path, asked, last=True) | {"usage": usage})
-        await response.write(last + records.TIMING_COMMENT + job.timings.encode().encode() + b"\n\ndata: [DONE]\n\n")
+        await response.write(last + _end(request, job.timings))
         await response.write_eof()
         entry.end = "done"
         return response
@@ -342,7 +370,7 @@ async def _stream(
         last = number == asked.tokens - 1
         await response.write(b"data: " + msgspec.json.encode(_chunk(request.path, asked, last)) + b"\n\n")
     spent = records.Timings(queue=queued, prefill=prefill, decode=decode, accel=prefill + decode)
-    await response.write(records.TIMING_COMMENT + spent.encode().encode() + b"\n\ndata: [DONE]\n\n")
+    await response.write(_end(request, spent))
     await response.write_eof()
     entry.end = "done"
     return response

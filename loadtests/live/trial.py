@@ -209,7 +209,7 @@ def members(simulation: Simulation, mean_output: float) -> list[Member]:
     made = []
     for port, worker in zip(ports, simulation.workers.values(), strict=True):
         (profile,) = (simulation.world.profiles[name] for name in worker.nodes.profiles)
-        record = msgspec.structs.replace(worker.record(), boot=boot, engine="emulated")
+        record = msgspec.structs.replace(worker.record(), boot=boot, engine="isochrone")  # speaks as ours do
         made.append(Member(record, profile, port, mean_output))
     return made
 

@@ -125,7 +125,6 @@ def main(
         region=region,
         price=records.MarginalPrice(price_hour),
         egress_usd_per_gb=egress_gb,
-        engine="emulated",
         accelerator="emulated",
         endpoints=endpoints,
     )

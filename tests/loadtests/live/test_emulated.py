@@ -9,6 +9,7 @@ from loadtests.live.accelerator import Accelerator
 from loadtests.live.emulated import NOISE_HEADER, OUTPUT_HEADER, PROMPT_HEADER, Emulated, application
 from loadtests.simulator.world import Profile
 from policies import records
+from policies.reports import REPORT_COMMENT, REPORT_FORMAT_HEADER, REPORT_HEADER, decode_report
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 CURVE = records.Curve(base=0.004, item=0.001, prefill=0.0, decode=0.002)
@@ -51,6 +52,21 @@ async def test_stream_ends_with_the_timing_comment_and_done(client):
     assert sum('"content":"word "' in event for event in events) == 4
     assert events[-3].startswith(": timing queue;dur=")
     assert events[-2] == "data: [DONE]"
+
+
+async def test_whoever_asks_gets_the_load_as_our_workers_say_it(client):
+    asking = {REPORT_FORMAT_HEADER: "JSON"}
+    whole = await client.post("/v1/chat/completions", json=CHAT, headers=asking)
+    stream = await client.post("/v1/chat/completions", json={**CHAT, "stream": True}, headers=asking)
+    unasked = await client.post("/v1/chat/completions", json=CHAT)
+    *_, timing, load, done, _ = (await stream.read()).split(b"\n\n")
+    first, second = (decode_report(answer.headers[REPORT_HEADER].encode()) for answer in (whole, stream))
+    third = decode_report(load.removeprefix(REPORT_COMMENT))
+    assert (first.running, second.running, third.running) == (0, 1, 0)
+    assert (first.arrived, second.arrived) == (1, 2)
+    assert first.seq < second.seq < third.seq
+    assert (timing[:8], done) == (b": timing", b"data: [DONE]")
+    assert REPORT_HEADER not in unasked.headers
 
 
 async def test_embeddings_have_one_vector_per_input(client):
