@@ -14,7 +14,6 @@ import functools
 import heapq
 import itertools
 import logging
-import math
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -25,6 +24,7 @@ import aiohttp
 import msgspec
 
 from policies import records
+from policies.probing import ProbeBudget
 from policies.records import Load, Worker
 from policies.request import Change, LoadSeen, ProbeFailed, RoundTrip
 
@@ -33,9 +33,7 @@ log = logging.getLogger(__name__)
 INTERVAL = 1.0
 """Default seconds between two probes of a worker."""
 PROBES_PER_SECOND = 200
-"""Most probes a second, at about 150 microseconds of CPU each 3 % of a core; and as many that decisions ask for."""
-ASKED_PER_SECOND = 20
-"""Most probes a second of one worker that decisions ask for (algorithm.md 2.6): its load hardly changes faster."""
+"""Most probes a second: at about 150 microseconds of CPU each, 3 % of a core. Asked-for ones have their own budget."""
 ASKED_AT_ONCE = 4
 """Asked-for probes of one worker under way, so many that one far off can be asked as often; each has a connection."""
 CONCURRENCY = 64
@@ -44,8 +42,6 @@ SLOWEST = 8
 """A silent worker is probed this many times less often at most, so that it does not take the others' turns."""
 MIN_TIMEOUT = 1.0
 TIMEOUT_RTTS = 4
-BURST = 20
-"""Asked-for probes at once after a pause: a tenth of a second's worth."""
 IDLE_SECONDS = 60.0
 """Pooled connections are kept this long; workers keep theirs for 75 s."""
 PROBE_FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
@@ -65,10 +61,8 @@ class Target(msgspec.Struct):
     busy: bool = False
     urgent: bool = False
     """Whether somebody waits for its next answer."""
-    asked: float = -math.inf
-    """When a decision last had it probed."""
     asking: int = 0
-    """Such probes under way."""
+    """Probes under way that a decision asked for."""
 
 
 class Probes:
@@ -93,10 +87,9 @@ class Probes:
         self._queue: list[tuple[float, int, Target]] = []
         self._tickets = itertools.count()
         self._wake = asyncio.Event()
-        self._allowance = float(BURST)
-        """Probes that may be asked for now."""
-        self._allowed_at = -math.inf
+        self._budget = ProbeBudget()
         self._asking = 0
+        """Asked-for probes under way."""
         self._launch: Callable[[Target], None] | None = None
         """Starts an asked-for probe; None while nothing runs."""
 
@@ -113,6 +106,7 @@ class Probes:
 
     def forget(self, worker_id: str) -> None:
         self._targets.pop(worker_id, None)
+        self._budget.forget(worker_id)
 
     def verify(self, worker_ids: Iterable[str]) -> None:
         """Probe these at once: somebody doubts that they are gone."""
@@ -130,22 +124,12 @@ class Probes:
             target = self._targets.get(worker_id)
             if target is None:
                 continue
-            if self._launch is None or not self._grants(target, now):
+            full = target.asking >= ASKED_AT_ONCE or self._asking >= CONCURRENCY
+            if self._launch is None or full or not self._budget.take(worker_id, now):
                 self._count("probing.dropped")
                 continue
-            target.asked = now
-            self._allowance -= 1.0
             self._count("probing.asked")
             self._launch(target)
-
-    def _grants(self, target: Target, now: float) -> bool:
-        """Whether one more is within the budget: this worker's, and that of all."""
-        if now - target.asked < 1.0 / ASKED_PER_SECOND or target.asking >= ASKED_AT_ONCE:
-            return False
-        earned = (now - self._allowed_at) * PROBES_PER_SECOND
-        self._allowance = min(self._allowance + earned, float(BURST))
-        self._allowed_at = now
-        return self._allowance >= 1.0 and self._asking < CONCURRENCY
 
     def pace(self) -> float:
         """Seconds between two probes of one worker that answers."""

@@ -7,7 +7,7 @@ accounting, health and retries are the same for all; `Watching` adds what a stat
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from loadtests.simulator.world import World
@@ -15,6 +15,7 @@ from policies.admission import AdmissionConfig
 from policies.balancers import Balancer
 from policies.columns import Candidates
 from policies.fleet import Fleet
+from policies.probing import ProbeBudget
 from policies.request import Change, Dispatch, Hold, Outcome, Request, Shed
 from policies.retry import RetryConfig
 from policies.router import Policy, Router
@@ -102,10 +103,22 @@ class Baseline(Router):
 
 
 class Shipped(Router):
-    """The product's router, unchanged."""
+    """The product's router, unchanged, with the budget that the product's gateway keeps for its probes."""
+
+    def __init__(self, fleet: Fleet, policies: Mapping[str, Policy], rng: random.Random) -> None:
+        super().__init__(fleet, policies, rng)
+        self._budget = ProbeBudget()
+        self._wanted: tuple[str, ...] = ()
+        """What the last dispatch names, as far as the budget goes."""
+
+    def route(self, request: Request, now: float, avoid: Collection[str] = ()) -> Dispatch | Hold | Shed:
+        decision = super().route(request, now, avoid)
+        named = decision.probes if isinstance(decision, Dispatch) else ()
+        self._wanted = tuple([worker_id for worker_id in named if self._budget.take(worker_id, now)]) if named else ()
+        return decision
 
     def probes(self) -> Sequence[str]:
-        return ()
+        return self._wanted
 
 
 def shipped(setting: Setting, balancer: Balancer) -> Shipped:

@@ -123,8 +123,9 @@ class Control(_Part, frozen=True, kw_only=True):
     known_age: bool = True
     """Whether a gateway takes half the round trip as the age of a report (algorithm.md 2.1); else, as the shipped
     subscription does, it takes every report as of its arrival."""
-    on_responses: bool = False
-    """Whether answers carry load reports (ORCA) that the gateway reads."""
+    on_responses: bool = True
+    """Whether answers carry load reports (ORCA), as our workers' do and as the shipped gateway asks for and reads: with
+    the head of an answer (a stream's first token) and at its end. Foreign engines without any are `false`."""
     lease_s: Positive = 3.0
     """At least three heartbeats are granted, whatever this says."""
     probe_s: Positive = 1.0

@@ -13,6 +13,7 @@ from aiohttp import web
 from gateway import probes as module
 from gateway.app import end
 from gateway.probes import Probes
+from policies.probing import BURST
 from policies.records import encode_load
 from policies.request import Change, LoadSeen, ProbeFailed, RoundTrip
 from tests.gateway.members import load, worker
@@ -307,10 +308,9 @@ async def test_all_together_are_asked_within_the_budget(stub: Stub, asking: Aski
     for _ in range(10):
         probes.ask(names[:100])
         await asking.idle()
-        asking.now += 0.1
-    allowed = module.BURST + 0.9 * module.PROBES_PER_SECOND
-    assert asking.count("asked") == allowed
-    assert asking.count("dropped") == 1000 - allowed
+        asking.now += 1 / 8
+    assert asking.count("asked") == 10 * BURST, "an eighth of a second makes up for each"
+    assert asking.count("dropped") == 1000 - 10 * BURST
 
 
 async def test_a_silent_worker_is_asked_a_few_times_at_once_and_not_condemned(stub: Stub, asking: Asking) -> None:

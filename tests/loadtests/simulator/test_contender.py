@@ -1,12 +1,14 @@
 import random
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from loadtests.simulator.contender import POLICY, Baseline, Shipped, Watching, shipped
 from policies.balancers.p2c import P2C
 from policies.fleet import Fleet
 from policies.request import Dispatch, LoadSeen, Outcome, Shed, WorkerSeen
+from policies.router import Router
 from tests import fleets
 
 
@@ -75,3 +77,23 @@ def test_the_shipped_router_asks_for_nothing_beside_what_it_is_told(rng):
     assert isinstance(made, Shipped)
     assert made.probes() == ()
     assert Watching().probes() == ()
+
+
+def test_the_shipped_router_has_probed_what_its_last_dispatch_names_within_the_budget(rng, monkeypatch):
+    made = shipped(SimpleNamespace(rng=rng), P2C())
+    made.observe(WorkerSeen(fleets.worker("w")), 1.0)
+    route = Router.route
+
+    def curious(self, request, now, avoid=()):
+        decision = route(self, request, now, avoid)
+        return msgspec.structs.replace(decision, probes=("a", "b")) if isinstance(decision, Dispatch) else decision
+
+    monkeypatch.setattr(Router, "route", curious)
+    made.route(asked(), 3.0)
+    assert made.probes() == ("a", "b")
+    made.route(asked(), 3.01)
+    assert made.probes() == (), "each was asked a hundredth of a second ago"
+    made.route(asked(), 3.1)
+    assert made.probes() == ("a", "b")
+    made.route(asked(model="nobody's"), 9.0)
+    assert made.probes() == ()
