@@ -27,6 +27,7 @@ FATAL_PROBES = 3
 """As in gateway/roster.py."""
 MIN_PROBE_TIMEOUT_S = 1.0
 PROBE_TIMEOUT_RTTS = 4
+PROBES_PER_SECOND = 200
 JITTER = (0.8, 1.2)
 """Of the probes' intervals; as in gateway/probes.py."""
 MIN_BEATS_PER_LEASE = 3.0
@@ -142,6 +143,10 @@ class Membership:
 
     # Probes.
 
+    def _pace(self) -> float:
+        """Seconds between two probes of one worker."""
+        return max(self._probe_s, len(self.members) / PROBES_PER_SECOND)
+
     def _probed(self, member: Member) -> None:
         """A round trip's end; the next one's is set."""
         edge, worker = self.edge, member.worker
@@ -152,13 +157,13 @@ class Membership:
             member.failures = 0
             rtt = way.draw() + way.draw()
             edge.observe(RoundTrip(worker.id, rtt))
-            edge.timeline.at(now + self._probe_s * self._uniform(*JITTER) + rtt, self._probed, member)
+            edge.timeline.at(now + self._pace() * self._uniform(*JITTER) + rtt, self._probed, member)
         else:
             member.failures += 1
             edge.observe(ProbeFailed(worker.id))
             timeout = max(MIN_PROBE_TIMEOUT_S, PROBE_TIMEOUT_RTTS * 2 * way.mean)
             pause = timeout if way.cut else 2 * way.mean  # a refused connection is known after one round trip
-            edge.timeline.at(now + self._probe_s * self._uniform(*JITTER) + pause, self._probed, member)
+            edge.timeline.at(now + self._pace() * self._uniform(*JITTER) + pause, self._probed, member)
 
 
 class Registry:

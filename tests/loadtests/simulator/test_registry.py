@@ -59,6 +59,7 @@ def fault(kind, *target, at=5.0, lasts=1e9):
 def test_constants_are_the_gateways():
     assert registry.SWEEP_S == real.SWEEP_SECONDS
     assert registry.FATAL_PROBES == roster.FATAL_PROBES
+    assert registry.PROBES_PER_SECOND == probes.PROBES_PER_SECOND
     assert (registry.MIN_PROBE_TIMEOUT_S, registry.PROBE_TIMEOUT_RTTS) == (probes.MIN_TIMEOUT, probes.TIMEOUT_RTTS)
 
 
@@ -99,6 +100,14 @@ def test_every_worker_is_probed_about_once_a_second_by_every_gateway():
     assert 24 <= len(trips) <= 31
     assert min(trips) > 0.22
     assert simulation.edges[0].heard == len(diary.pages)
+
+
+def test_a_large_fleet_is_probed_less_often():
+    many = Nodes(name="many", region="east", profiles=("fast",), usd_per_hour=1, count=800)
+    _, diary = watch(10.0, nodes=(many,), control=Control(heartbeat_s=1000.0))
+    at = [at for change, at in diary.of(RoundTrip) if change.worker_id == "east-many-0"]
+    assert all(0.8 * 4 <= b - a <= 1.2 * 4 + 0.1 for a, b in pairwise(at)), "800 of them at 200 a second"
+    assert len(diary.of(RoundTrip)) < 800 * 4
 
 
 def test_one_silent_worker_leaves_when_its_lease_ends():
@@ -160,7 +169,7 @@ def test_early_reports_come_when_the_wait_crosses_an_edge_and_not_more_often_tha
         diary = First()
         plan = [Planned(n, 1.0 + n / 100, LAST, 4000, 1, 1, 0, "east") for n in range(50)]
         Simulation(
-            world(gateways=("east",), control=Control(heartbeat_s=5.0, early=early), nodes=world().nodes[:1]),
+            world(gateways=("east",), control=Control(heartbeat_s=5.0, early=early, on_responses=False), nodes=world().nodes[:1]),
             lambda s: Baseline(diary, Fleet(s.rng), s.rng), 1, plan,
         ).run()  # fmt: skip
         return [at for change, at in diary.of(LoadSeen) if 1.0 < at < 3.0]
@@ -175,7 +184,10 @@ def test_when_nothing_is_left_to_decide_the_control_plane_rests():
     """A stream that has begun needs no heartbeats."""
     diary = First()
     plan = [Planned(0, 5.0, LAST, 10, 5000, 1, 0, "east")]
-    simulation = Simulation(world(gateways=("east",)), lambda s: Baseline(diary, Fleet(s.rng), s.rng), 1, plan)
+    simulation = Simulation(
+        world(gateways=("east",), control=Control(on_responses=False)),
+        lambda s: Baseline(diary, Fleet(s.rng), s.rng), 1, plan,
+    )  # fmt: skip
     simulation.run()
     (call,) = simulation.ledger.calls
     assert call.ended > 30.0
