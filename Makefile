@@ -56,7 +56,7 @@ registry: setup  ## A Redis on 127.0.0.1:6379 that keeps nothing on disk, for wo
 bench-edge: setup  ## CPU per proxied request with the full decision, beside nginx (needs nginx)
 	$(BIN)/python -m loadtests.live.bench_edge
 
-sim-vs-real: setup  ## One plan simulated and in real processes: do they agree? (90 s; wants two idle cores)
+sim-vs-real: setup  ## One plan simulated and in real processes: do they agree? (3 min; wants two idle cores)
 	$(BIN)/python -m loadtests.live.versus
 
 sim: setup  ## The headline: six policies beside the bound (15 minutes); writes docs/results.md

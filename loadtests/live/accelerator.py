@@ -109,7 +109,7 @@ class Accelerator:
                 raise
         finally:
             self.waiting -= 1
-            self._queued -= seconds
+            self._queued = self._queued - seconds if self.waiting else 0.0  # no rounding survives an idle moment
 
     async def _prefill(self, size: Size, arrived: float) -> tuple[float, float, float]:
         """When it is meant to be through, after how many seconds, and when it began."""

@@ -34,6 +34,8 @@ SHARE = 0.10
 QUANTILES = (0.5, 0.9, 0.99)
 SEEDS = 8
 """Simulations of the same plan in other weather: routing is chaotic, and one run is not the rule."""
+WORTH_SAYING = 0.05
+"""Of all differences: a part that adds less is not blamed."""
 OUTPUT = Path("build/bench/sim_vs_real.json")
 
 
@@ -143,7 +145,7 @@ def _blame(parts: Sequence[Line], moved: Sequence[float]) -> list[str]:
         f"{line.name.removesuffix(', mean')}: {line.real - line.simulated:+.4f} s in the mean, "
         f"{abs(line.real - line.simulated) / total:.0%} of all differences"
         for line in sorted(means, key=lambda line: -abs(line.real - line.simulated))
-        if abs(line.real - line.simulated) > 2 * line.spread
+        if abs(line.real - line.simulated) > max(2 * line.spread, WORTH_SAYING * total)
     ]
     usual = max(moved[1:-1], default=0.0)
     if moved[-1] > max(2 * usual, 5.0):

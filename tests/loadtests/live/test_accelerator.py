@@ -121,6 +121,20 @@ def test_backlog_is_what_is_queued_and_the_turns_of_those_without_a_slot():
     assert backlog == pytest.approx(max(0.1 + 2 * 0.2, 2 * 11 * 0.03 / 2))
 
 
+def test_an_idle_one_has_no_backlog_whatever_was_queued():
+    """A remainder of rounding below zero would be no valid load record, and cost the worker its lease."""
+
+    async def work(clock):
+        accelerator = Accelerator(PROFILE, 11, clock)
+        rng = random.Random(1)
+        for _ in range(30):
+            sizes = [Size(rng.uniform(1, 500), 1) for _ in range(7)]
+            await asyncio.gather(*(served(accelerator, clock, size) for size in sizes))
+            assert accelerator.backlog() == 0.0
+
+    virtually(work)
+
+
 def test_it_is_the_simulators_model():
     """The same 600 requests through both, with queues, full slots, company and noise: the same times each."""
     profile = Profile(
