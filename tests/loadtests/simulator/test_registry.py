@@ -168,8 +168,9 @@ def test_early_reports_come_when_the_wait_crosses_an_edge_and_not_more_often_tha
     def reports(early):
         diary = First()
         plan = [Planned(n, 1.0 + n / 100, LAST, 4000, 1, 1, 0, "east") for n in range(50)]
+        control = Control(heartbeat_s=5.0, early=early, on_responses=False)
         Simulation(
-            world(gateways=("east",), control=Control(heartbeat_s=5.0, early=early, on_responses=False), nodes=world().nodes[:1]),
+            world(gateways=("east",), control=control, nodes=world().nodes[:1]),
             lambda s: Baseline(diary, Fleet(s.rng), s.rng), 1, plan,
         ).run()  # fmt: skip
         return [at for change, at in diary.of(LoadSeen) if 1.0 < at < 3.0]
