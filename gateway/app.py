@@ -187,6 +187,7 @@ class Gateway:
         plane = self.plane
         router = Router(self.fleet, built.policies, self._rng)
         router.adopt(plane.router)
+        built.routes.adopt(plane.routes)
         plane.router, plane.routes = router, built.routes
         built.locator.adopt(plane.locator)
         plane.keys, plane.locator, plane.steering = built.keys, built.locator, built.steering

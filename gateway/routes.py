@@ -15,6 +15,7 @@ from gateway.auth import Client
 from gateway.body import Body, Kind
 from gateway.config import GatewayConfig, RouteConfig
 from gateway.openai.headers import Asked
+from policies.lengths import Length, Lengths
 from policies.reason import Reason
 from policies.request import ANY, INFINITE, Infeasible, Request, Selection, Shed, Sort
 from policies.router import Policy
@@ -48,16 +49,16 @@ def _seconds(milliseconds: float | None) -> float:
 class Plan:
     """What requests with the same head, client, country and model have in common; a body makes one of them."""
 
-    __slots__ = ("_country", "_from_client", "_likeness", "_model", "_output_tokens", "_routes", "_tier", "_unlike")
+    __slots__ = ("_country", "_from_client", "_length", "_likeness", "_model", "_routes", "_tier", "_unlike")
 
     def __init__(
-        self, routes: Routes, likeness: Request, country: str | None, tokens: float, from_client: bool, body: Body
+        self, routes: Routes, likeness: Request, country: str | None, length: Length, from_client: bool, body: Body
     ) -> None:
-        """`likeness` is a request that came at time 0; `tokens` are expected where nobody says."""
+        """`likeness` is a request that came at time 0; `length` is expected of an answer where nobody says."""
         self._routes = routes
         self._likeness = likeness
         self._country = country
-        self._output_tokens = tokens
+        self._length = length
         self._from_client = from_client
         self._model = body.model
         self._tier = body.service_tier
@@ -80,7 +81,7 @@ class Plan:
         """Fill in what differs from request to request."""
         likeness = self._likeness
         start = arrived - client_rtt if self._from_client else arrived
-        tokens = _output_tokens(self._output_tokens, body)
+        tokens, deviation = _output(self._length, body) if body.kind.generates else (0.0, 0.0)
         return replace(
             likeness,
             id=request_id,
@@ -89,11 +90,16 @@ class Plan:
             first_token_deadline=start + likeness.first_token_deadline,
             prompt_tokens=body.prompt_tokens,
             output_tokens=tokens,
+            output_deviation=deviation,
             items=body.items,
             reply_bytes=_reply_bytes(body, tokens),
             stream=body.stream,
             affinity=likeness.affinity or body.affinity,
         )
+
+    def answered(self, body: Body, tokens: int) -> None:
+        """The answer to a body had so many tokens, over all choices."""
+        self._length.observe(tokens / (body.choices * body.items), body.max_tokens)
 
 
 class Routes:
@@ -109,8 +115,13 @@ class Routes:
                 self._named[inline], policy = policy, inline
             self._routes.append(_Route(route, policy))
         self._from_client = config.deadline_from == "client"
+        self._lengths = Lengths()
         self._by_model: dict[str, _Route | None] = {}
         self._selections: dict[tuple[Regions, tuple[str, ...]], Selection] = {}
+
+    def adopt(self, earlier: Routes) -> None:
+        """Keep what was learned under an earlier configuration."""
+        self._lengths = earlier._lengths
 
     def policies(self) -> dict[str, Policy]:
         """Every policy that can be named, built: the presets, those of the configuration, those inside routes."""
@@ -174,7 +185,8 @@ class Routes:
             tenant=client.tenant or client.id,
             affinity=asked.affinity,
         )
-        return Plan(self, likeness, country, config.output_tokens, self._from_client, body)
+        length = self._lengths.of(likeness.tenant, body.model, config.output_tokens)
+        return Plan(self, likeness, country, length, self._from_client, body)
 
     def _find(self, model: str) -> _Route | None:
         try:
@@ -269,14 +281,16 @@ ROW_BYTES = 512.0
 _ITEM_BYTES = {Kind.EMBEDDING: VECTOR_BYTES, Kind.RERANK: ROW_BYTES, Kind.TENSOR: ROW_BYTES, Kind.OTHER: ROW_BYTES}
 
 
-def _output_tokens(usual: float, body: Body) -> float:
-    """Expected tokens over all choices: the client's guess or the usual, and never above the client's bound."""
-    if not body.kind.generates:
-        return 0.0
-    each, most = usual if body.output_tokens is None else body.output_tokens, body.max_tokens
-    if most is not None and most < each:
-        each = most
-    return each * body.choices * body.items
+def _output(length: Length, body: Body) -> tuple[float, float]:
+    """Expected tokens over all choices, and their deviation: the client's guess (of which it is sure) or what was
+    learned, and never above the client's bound."""
+    given, most = body.output_tokens, body.max_tokens
+    each, deviation = length.expected() if given is None else (given, 0.0)
+    if most is not None and most < each + deviation:
+        each = min(each, most)
+        deviation = most - each
+    answers = body.choices * body.items
+    return each * answers, deviation * answers
 
 
 def _reply_bytes(body: Body, tokens: float) -> float:

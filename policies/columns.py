@@ -24,11 +24,11 @@ Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Seconds = npt.NDArray[Any]
 
-# A request is a vector (1, prompt tokens, output tokens, further items, reply bytes). Three blocks of a matrix, one
-# column per node in each, turn it into seconds, seconds of spread, and US dollars.
-_TERMS = 5
+# A request is a vector (1, prompt tokens, output tokens, further items, reply bytes, deviation of the output tokens).
+# Three blocks of a matrix, one column per node in each, turn it into seconds, seconds of spread, and US dollars.
+_TERMS = 6
 _SECONDS = ("fixed", "prompt", "output", "item")
-_SPREADS = ("spread", "spread_prompt", "spread_output", "spread_item")
+_SPREADS = ("spread", "spread_prompt", "spread_output", "spread_item", None, "spread_length")
 _DOLLARS = ("usd", "usd_prompt", "usd_output", "usd_item", "usd_byte")
 _BLOCKS = (_SECONDS, _SPREADS, _DOLLARS)
 _FLOATS = ("wait", "network", "error", "quality")
@@ -61,6 +61,8 @@ class Columns:
     spread_prompt: Floats
     spread_output: Floats
     spread_item: Floats
+    spread_length: Floats
+    """Per token by which the output may be longer or shorter."""
     usd: Floats
     usd_prompt: Floats
     usd_output: Floats
@@ -103,7 +105,8 @@ class Columns:
         self._store: dict[str, npt.NDArray[Any]] = {}
         for block, names in enumerate(_BLOCKS):
             for term, name in enumerate(names):
-                self._store[name] = self._matrix[term, block * capacity : (block + 1) * capacity]
+                if name is not None:
+                    self._store[name] = self._matrix[term, block * capacity : (block + 1) * capacity]
         self._store |= {name: np.zeros(capacity, np.float32) for name in (*_FLOATS, "_outstanding")}
         self._store |= {name: np.zeros(capacity, np.bool_) for name in _FLAGS}
         if old is not None:
@@ -148,7 +151,7 @@ class Columns:
         """Write what changes with a node's record, learned speed and price."""
         i, factor, error, curve = node.slot, node.speed.factor, node.speed.error, node.endpoint.curve
         self.prompt[i] = curve.prefill * factor
-        self.output[i] = curve.decode * factor
+        self.output[i] = self.spread_length[i] = curve.decode * factor
         self.item[i] = curve.item * factor
         self.spread_prompt[i] = curve.prefill * factor * error
         self.spread_output[i] = curve.decode * factor * error
@@ -262,6 +265,7 @@ class Columns:
         terms[2] = output_tokens
         terms[3] = request.items - 1
         terms[4] = request.reply_bytes
+        terms[5] = request.output_deviation if output_tokens else 0.0  # nothing varies of what is not generated
         blocks: Floats = terms.dot(self._matrix).reshape(self._shape)
         return blocks
 

@@ -266,6 +266,8 @@ class Node:
         compute = curve.seconds(request.prompt_tokens, tokens, request.items) * factor
         wait = 0.0 if state.relaxed(now) else state.wait(now)
         spread = self.fixed_spread(wait, now) + speed.error * compute
+        if request.output_deviation:
+            spread += curve.decode * factor * request.output_deviation
         return Eta(state.rtt.mean + state.overhead.mean, wait, compute - decode, decode, spread)
 
     def cost(self, request: Request) -> float:

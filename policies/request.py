@@ -97,6 +97,8 @@ class Request(msgspec.Struct, gc=False, frozen=True, kw_only=True):
     """Estimated input size, in tokens (tensor models: 0)."""
     output_tokens: float = 0.0
     """Expected output size, in tokens (embeddings, tensors: 0)."""
+    output_deviation: float = 0.0
+    """Its standard deviation, where it is learned from earlier answers."""
     items: int = 1
     """Independent inputs in the body (embeddings, tensor batch)."""
     reply_bytes: float = 0.0

@@ -117,6 +117,8 @@ class FakePlan:
     def __init__(self, asked: Any, defaults: dict[str, Any]) -> None:
         self._asked = asked
         self._defaults = defaults
+        self.answers: list[int] = []
+        """Tokens of those there were."""
 
     def suits(self, routes: Any, body: Body, country: str | None) -> bool:
         return False
@@ -128,6 +130,9 @@ class FakePlan:
         if body.kind.generates:
             fields["output_tokens"] = 10.0
         return Request(id=request_id, model=body.model, policy="house", arrived=arrived, **fields)
+
+    def answered(self, body: Body, tokens: int) -> None:
+        self.answers.append(tokens)
 
 
 class FakeRoutes:

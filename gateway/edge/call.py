@@ -22,6 +22,7 @@ from policies.request import Request, Shed
 
 if TYPE_CHECKING:
     from gateway.edge.plane import Plane
+    from gateway.routes import Plan
     from policies.node import Node
 
 TENSOR = Kind.TENSOR
@@ -43,6 +44,9 @@ class Call(msgspec.Struct, gc=False, eq=False):
     id: str = ""
     asked: Asked = NOTHING
     body: Body | None = None
+    generates: bool = False
+    """Whether its answer grows with generated tokens."""
+    plan: Plan | None = None
     request: Request | None = None
     """Set by `understand`, when it is not refused."""
     nearest: bytes | None = None
@@ -74,6 +78,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
         if isinstance(body, Shed):
             return body
         self.body = body
+        self.generates = body.kind.generates
         place = plane.locator.locate(self.peer, head.forwarded)
         self.nearest = plane.steering.header(place)
         plan = head.plan
@@ -82,8 +87,14 @@ class Call(msgspec.Struct, gc=False, eq=False):
             if isinstance(made, Shed):
                 return made
             head.plan = plan = made
+        self.plan = plan
         self.request = request = plan.request(body, self.id, self.arrived, self.rtt)
         return request
+
+    def answered(self, tokens: int | None) -> None:
+        """The answer is complete, and had so many tokens, if anybody knows."""
+        if tokens is not None and self.plan is not None and self.body is not None:
+            self.plan.answered(self.body, tokens)
 
     def addressed(self, node: Node) -> tuple[bytes, bytes]:
         """Target and body as this node's worker wants them: by its engine's own name for the model, if it has one."""

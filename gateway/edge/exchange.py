@@ -209,7 +209,7 @@ class Exchange:
         """A whole unary answer, and nothing of it sent yet: the common case."""
         reply = link.reply
         content = reply.take()
-        generated = relay.output_tokens(content) if self._request.output_tokens else None
+        generated = relay.output_tokens(content) if self.call.generates else None
         cost = self._settle(None, now, True, relay.timings(attempt.named), generated)
         self.answer.whole(reply.status, self._head(attempt, link, cost), content)
         link.release()
@@ -406,6 +406,8 @@ class Exchange:
         cost = bill(dispatch.node, dispatch.request, outcome)
         self._plane.telemetry.settled(dispatch, outcome, cost, attempt.in_deadline())
         self._ended.append(Tried(dispatch, outcome, cost))
+        if reason is None and not outcome.client_error:
+            self.call.answered(generated)
         return cost
 
     def _refuse(self, shed: Shed) -> None:

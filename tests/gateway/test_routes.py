@@ -8,7 +8,7 @@ from gateway.auth import LOCAL, Client
 from gateway.body import Body, Kind, Provider
 from gateway.config import GatewayConfig
 from gateway.openai.headers import NOTHING, Asked
-from gateway.routes import Routes
+from gateway.routes import Plan, Routes
 from policies.reason import Reason
 from policies.request import ANY, INFINITE, Infeasible, Request, Shed, Sort
 from policies.router import Policy
@@ -289,6 +289,69 @@ def test_expected_output(changes, tokens):
 
 def test_the_routes_own_prior():
     assert request(routes({"output_tokens": 20})).output_tokens == 20
+
+
+def taught(table: Routes, *answers: int, **changes: object) -> None:
+    plan = table.plan(NOTHING, body(**changes), LOCAL, None)
+    assert isinstance(plan, Plan)
+    for tokens in answers:
+        plan.answered(body(**changes), tokens)
+
+
+def test_answers_teach_how_long_answers_are():
+    table = routes()
+    taught(table, *[10, 30] * 50)
+    learned = request(table)
+    assert learned.output_tokens == pytest.approx(22, abs=2)
+    assert learned.output_deviation == pytest.approx(17, abs=8)
+    assert request(table, client=Client("other")).output_tokens == pytest.approx(22, abs=2), "the model's own"
+    assert request(table, body=body(model="chat-2")).output_tokens == 200
+
+
+def test_what_the_client_says_beats_what_was_learned():
+    table = routes()
+    taught(table, *[100] * 100)
+    sure = request(table, body=body(output_tokens=30.0))
+    assert (sure.output_tokens, sure.output_deviation) == (30.0, 0.0)
+    capped = request(table, body=body(max_tokens=10))
+    assert (capped.output_tokens, capped.output_deviation) == (10.0, 0.0)
+    loose = request(table, body=body(max_tokens=105))
+    assert loose.output_tokens + loose.output_deviation <= 105
+
+
+def test_several_answers_are_learned_from_one_by_one():
+    table = routes()
+    taught(table, *[90] * 100, choices=3)
+    assert request(table).output_tokens == pytest.approx(30, abs=3)
+    assert request(table, body=body(choices=3)).output_tokens == pytest.approx(90, abs=9)
+
+
+def test_an_embedding_has_no_length_whatever_was_learned():
+    table = routes()
+    taught(table, *[100] * 20)
+    made = request(table, body=body(kind=Kind.EMBEDDING))
+    assert (made.output_tokens, made.output_deviation) == (0.0, 0.0)
+
+
+def test_a_reload_keeps_what_was_learned():
+    old, new = routes(), routes({"output_tokens": 50})
+    taught(old, *[10] * 100)
+    new.adopt(old)
+    assert request(new).output_tokens == pytest.approx(10, abs=2)
+
+
+def test_a_plan_suits_other_bodies_of_its_kind_only():
+    table = routes()
+    plan = table.plan(NOTHING, CHAT, LOCAL, "DE")
+    assert isinstance(plan, Plan)
+    assert plan.suits(table, body(prompt_tokens=99.0, max_tokens=3), "DE")
+    assert not plan.suits(routes(), CHAT, "DE"), "a reload"
+    assert not plan.suits(table, CHAT, "FR")
+    for changes in ({"model": "m"}, {"service_tier": "flex"}, {"provider": Provider()}, {"variants": ("int8",)}):
+        assert not plan.suits(table, body(**changes), "DE")
+    own = table.plan(NOTHING, body(provider=Provider()), LOCAL, None)
+    assert isinstance(own, Plan)
+    assert not own.suits(table, CHAT, None), "it has that body's constraints"
 
 
 def test_reply_sizes_grow_with_what_is_asked():

@@ -35,7 +35,7 @@ def test_columns_agree_with_the_nodes_own_figures():
     record = worker("w", egress_usd_per_gb=0.1, endpoints=(endpoint(curve=Curve(0.1, 0.02, 0.001, 0.01)),))
     r = router(record, rtt={"w": 0.05})
     node, columns = r.fleet.nodes()[0], r.fleet.columns(MODEL)
-    asked = request(prompt_tokens=50, output_tokens=10, items=3, reply_bytes=5000)
+    asked = request(prompt_tokens=50, output_tokens=10, output_deviation=4, items=3, reply_bytes=5000)
     eta = node.eta(asked, 0.0)
     total, spread, cost = columns.evaluate(asked, asked.output_tokens)
     assert total[0] == pytest.approx(eta.total, rel=1e-5)

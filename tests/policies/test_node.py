@@ -22,6 +22,13 @@ def test_eta_parts():
     assert eta.spread > 0.1 * 0.32, "at least the prior error of the compute"
 
 
+def test_an_uncertain_length_widens_the_spread_and_nothing_else():
+    _, node = only_node()
+    sure, unsure = (node.eta(request(output_tokens=20, output_deviation=d), 0.0) for d in (0.0, 5.0))
+    assert unsure.total == sure.total
+    assert unsure.spread - sure.spread == pytest.approx(5 * 0.01)
+
+
 def test_spread_grows_with_the_age_of_the_load():
     _, node = only_node()
     spreads = [node.eta(request(), now).spread for now in (0.0, 0.5, 2.0)]

@@ -8,7 +8,7 @@ from gateway.edge.call import Call
 from gateway.edge.gate import Head
 from policies.reason import Reason
 from policies.request import Request, Shed
-from tests.fakes import FakeKeys
+from tests.fakes import FakeKeys, FakePlan
 from tests.fleets import endpoint, router, worker
 from tests.playbook import CHAT, Edge
 
@@ -82,3 +82,13 @@ def test_a_foreign_engine_is_spoken_to_by_its_own_names() -> None:
     tensor.understand(edge.plane)
     assert tensor.addressed(node) == (b"/v2/models/org%2FM/infer", tensor.raw)
     assert tensor.addressed(own) == (b"/v2/models/chat/infer", tensor.raw)
+
+
+def test_an_answers_length_goes_to_the_plan() -> None:
+    edge, made = Edge("a"), call()
+    made.identify(edge.plane)
+    made.understand(edge.plane)
+    made.answered(None)
+    made.answered(7)
+    assert isinstance(made.plan, FakePlan)
+    assert made.plan.answers == [7]
