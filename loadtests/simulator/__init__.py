@@ -3,7 +3,10 @@
     world       what there is: regions, nodes, prices, gateways, load, faults (YAML -> frozen structs)
     timeline    the only clock: a heap of events
     wan         one-way delays drawn from measured round trips
-    serving     what a worker does with requests: `queueing` (fast) or `batching` (iteration by iteration)
+    serving     what a worker does with requests: `queueing` (fast) or `batching` (iteration by iteration), from the
+                parts in `machine`, with profiles that `fit` reads off measurements
+    call        a request and the attempts at it, as edges and workers know them
+    faults      who is hit by what, and when
     registry    heartbeats on their way to the gateways: late, lost, or not at all
     edge        one gateway: asks its contender, sends, retries, reports
     contender   what decides: the shipped Router, or a baseline with the same verbs

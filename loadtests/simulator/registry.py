@@ -40,7 +40,7 @@ BUCKETS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 class Member:
     """A worker in the fleet of one gateway."""
 
-    __slots__ = ("doubted", "failures", "heard", "probing", "record", "worker")
+    __slots__ = ("doubted", "failures", "heard", "record", "worker")
 
     def __init__(self, worker: Worker, record: Record, now: float) -> None:
         self.worker = worker
