@@ -224,21 +224,28 @@ def simulate(
     """One run. `make` stands for a policy that has no name, `plan` for the demand's own."""
     if make is None:
         make = functools.partial(contenders.make, policy)
-    began = time.process_time()
-    simulation = Simulation(world, make, seed, planned(world, seed) if plan is None else plan)
     collecting = gc.isenabled()
     gc.disable()  # tens of thousands of calls live until the end, and nothing of them is garbage before
     try:
-        simulation.run()
-        ledger, workers = simulation.ledger, list(simulation.workers.values())
-        return Run(
-            scenario=world.name, case=case or {}, policy=policy, seed=seed, figures=ledger.figures(workers),
-            detail=ledger.detail(workers, sum(edge.heard for edge in simulation.edges)),
-            requests=len(ledger.calls), wall_s=time.process_time() - began,
-        )  # fmt: skip
+        return _simulated(world, policy, seed, make, planned(world, seed) if plan is None else plan, case or {})
     finally:
         if collecting:
             gc.enable()
+        gc.collect()  # now all of it is, in cycles
+
+
+def _simulated(
+    world: World, policy: str, seed: int, make: Make, plan: Sequence[Planned], case: dict[str, Label]
+) -> Run:
+    began = time.process_time()
+    simulation = Simulation(world, make, seed, plan)
+    simulation.run()
+    ledger, workers = simulation.ledger, list(simulation.workers.values())
+    return Run(
+        scenario=world.name, case=case, policy=policy, seed=seed, figures=ledger.figures(workers),
+        detail=ledger.detail(workers, sum(edge.heard for edge in simulation.edges)),
+        requests=len(ledger.calls), wall_s=time.process_time() - began,
+    )  # fmt: skip
 
 
 def planned(world: World, seed: int) -> list[Planned]:
