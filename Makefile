@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-deep check format lock models models-minilm registry bench-edge sim-vs-real sim sim-all bench-sim clean
+.PHONY: help setup demo test test-deep check format lock models models-minilm registry bench-decide bench-edge sim-vs-real sim sim-all bench-sim clean
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
@@ -52,6 +52,9 @@ models:  ## Train and export the bundled models anew (needs the extra `models`: 
 registry: setup  ## A Redis on 127.0.0.1:6379 that keeps nothing on disk, for workers and gateways without the demo
 	exec "$$($(BIN)/python -c 'from loadtests.embedded import redis_server; print(redis_server())')" \
 		--port 6379 --bind 127.0.0.1 --save "" --appendonly no
+
+bench-decide: setup  ## What a decision costs, by the number of nodes
+	$(BIN)/python -m loadtests.micro.decide
 
 bench-edge: setup  ## CPU per proxied request with the full decision, beside nginx (needs nginx)
 	$(BIN)/python -m loadtests.live.bench_edge

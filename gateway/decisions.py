@@ -21,8 +21,8 @@ from gateway.ring import Trace
 from gateway.rotation import Rotation
 from policies.decision import Decided, Group, Opened, Served, Surveyed, decided, encode, mark
 from policies.fleet import Fleet
-from policies.node import WorkerState
 from policies.records import Worker
+from policies.worker import WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -195,12 +195,14 @@ class _Alike:
         self._worker = worker
         self.count = 0
         self._speed = [0.0] * len(worker.endpoints)
+        self._pace = [0.0] * len(worker.endpoints)
         self._charge = [0.0] * len(worker.endpoints)
 
     def add(self, state: WorkerState) -> None:
         self.count += 1
         for index, node in enumerate(state.nodes):
             self._speed[index] += node.speed.factor
+            self._pace[index] += node.pace.factor
             self._charge[index] += node.charge.factor
 
     def group(self, name: str) -> Group:
@@ -222,6 +224,7 @@ class _Alike:
                     slots=endpoint.max_batch,
                     quality=endpoint.quality,
                     speed=round(self._speed[index] / count, 4),
+                    pace=round(self._pace[index] / count, 4),
                     charge=round(self._charge[index] / count, 4),
                 )
                 for index, endpoint in enumerate(worker.endpoints)

@@ -14,6 +14,7 @@ from gateway.control.slot import Generation
 from gateway.edge.plane import Plane
 from gateway.registry import Registry
 from gateway.telemetry import MAX_REGIONS, Reading, Telemetry
+from policies.estimate import CLASSES
 from policies.health import State
 
 Figures = dict[tuple[str, ...], float]
@@ -36,6 +37,17 @@ def show(telemetry: Telemetry, plane: Plane, registry: Registry, generation: Cal
     def live() -> Figures:
         return {(s.source,): float(s.live) for s in registry.standings()}
 
+    def levels() -> Figures:
+        return {(f"{p:.2f}",): plane.router.fleet.calibration.promise(p).eps for p in CLASSES}
+
+    def reopenings() -> Figures:
+        return {(f"{p:.2f}",): plane.router.fleet.calibration.promise(p).reopened for p in CLASSES}
+
+    def residuals() -> Figures:
+        calibration = plane.router.fleet.calibration
+        measured = (("first_token", calibration.first), ("total", calibration.total))
+        return {(what, f"{p:.2f}"): residual.quantile(p) for what, residual in measured for p in CLASSES}
+
     def flag(value: Callable[[], float]) -> Callable[[], Figures]:
         return lambda: {(): value()}
 
@@ -57,6 +69,12 @@ def show(telemetry: Telemetry, plane: Plane, registry: Registry, generation: Cal
         Reading("wheel_faults", "Timeouts whose action failed.", (), flag(lambda: plane.wheel.faults), rises=True),
         Reading("panics", "Attempts sent to a node in bad health, because too few good ones were left.", (),
                 flag(lambda: plane.router.fleet.panics), rises=True),
+        Reading("promise_level", "Misses allowed now to keep a promised probability; closed below -0.05.",
+                ("probability",), levels),
+        Reading("promise_reopenings", "Times a promise broken too often was given again.", ("probability",), reopenings,
+                rises=True),
+        Reading("residual_spreads", "Quantiles of recent errors in predicted spreads; 1.64 at 0.95 if normal.",
+                ("of", "quantile"), residuals),
         Reading("config_generation", "Number of the configuration in force.", (), flag(lambda: generation().number)),
         Reading("config_stale", "Whether the newest configuration file was refused.", (),
                 flag(lambda: bool(generation().refused))),

@@ -7,21 +7,20 @@ matrix product and a few vector operations (`Candidates`), from the same numbers
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from policies.estimate import Z
+from policies.calibrate import Calibration
 from policies.health import State
+from policies.masks import Mask, Masks
 from policies.node import Node
-from policies.records import Worker
-from policies.request import ANY, INFINITE, Request, Selection
+from policies.request import ANY, INFINITE, Request
 
 Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 Seconds = npt.NDArray[Any]
 
 # A request is a vector (1, prompt tokens, output tokens, further items, reply bytes, deviation of the output tokens).
@@ -31,18 +30,23 @@ _SECONDS = ("fixed", "prompt", "output", "item")
 _SPREADS = ("spread", "spread_prompt", "spread_output", "spread_item", None, "spread_length")
 _DOLLARS = ("usd", "usd_prompt", "usd_output", "usd_item", "usd_byte")
 _BLOCKS = (_SECONDS, _SPREADS, _DOLLARS)
-_FLOATS = ("wait", "network", "error", "quality")
+_FLOATS = ("wait", "network", "error", "quality", "congestion", "headroom", "strangers")
 _FLAGS = (
     "accepts",  # may be sent a request now
     "reachable",  # not draining: what is left to try in panic
 )
 IN_SERVICE = (State.SERVING, State.PROBING)
+CONGESTION_SECONDS = 0.1
+"""Wait at which a node counts as twice as dear (algorithm.md 2.7, w0): drift plus penalty, the queue as the price of
+capacity. Without it patient requests fill the cheapest nodes up to their deadlines, and tight ones starve."""
+RATE_SECONDS = 2.0
+"""Time constant of the rate of our own requests."""
 _START = 8
 """Slots allocated for a new model."""
 _GROWTH = 1.25
 """Unused slots take part in the product, so little more is allocated than needed."""
-_MASKS_KEPT = 64
-"""Distinct selections whose masks are kept per model: one per route and constraint in use, not one per request."""
+_ASKED = 64
+"""Nodes whose ages are averaged at most; only the scale of the mean matters."""
 
 
 class Columns:
@@ -73,20 +77,32 @@ class Columns:
     error: Floats
     """Relative deviation of the compute time."""
     quality: Floats
+    congestion: Floats
+    """What a wait makes of a price: 1 without one."""
+    headroom: Floats
+    """Requests it can take before anybody hears of them without a wait that is felt."""
+    strangers: Floats
+    """Requests a second that others send there."""
     accepts: Mask
     reachable: Mask
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, calibration: Calibration) -> None:
         self.model = model
+        self.calibration = calibration
         self.nodes: list[Node] = []
         self.in_service = 0
         """Nodes not out for bad health."""
         self.draining = 0
-        self._masks: dict[Selection, Mask] = {}
-        self._named: dict[str, list[int]] = {}
-        """Slots by worker id, region, cloud; made anew when membership changed and somebody asks."""
-        self._at_least: dict[float, Mask] = {}
-        """Nodes by the quality they reach."""
+        self.routed = 0
+        """Requests routed so far."""
+        self.unseen = 0.0
+        """Requests that all gateways send before any of them sees the effect, as of the last tick."""
+        self.asked_at = -math.inf
+        """When a decision last had workers asked for their load."""
+        self._rate = 0.0
+        self._ticked = (0, -math.inf)
+        """Requests routed by the last tick, and when that was."""
+        self.masks = Masks(self.nodes)
         self._request: Floats = np.zeros(_TERMS, np.float32)
         self._request[0] = 1.0
         self._weights: Floats = np.array((1.0, 0.0, 0.0), np.float32)
@@ -119,7 +135,7 @@ class Columns:
         size = len(self.nodes)
         for name, column in self._store.items():
             setattr(self, name, column[:size])
-        self.forget_masks()
+        self.masks.forget()
 
     def add(self, node: Node, now: float) -> None:
         """Append a node."""
@@ -151,12 +167,11 @@ class Columns:
         """Write what changes with a node's record, learned speed and price."""
         i, factor, error, curve = node.slot, node.speed.factor, node.speed.error, node.endpoint.curve
         self.prompt[i] = curve.prefill * factor
-        self.output[i] = self.spread_length[i] = curve.decode * factor
         self.item[i] = curve.item * factor
         self.spread_prompt[i] = curve.prefill * factor * error
-        self.spread_output[i] = curve.decode * factor * error
         self.spread_item[i] = curve.item * factor * error
-        self.error[i] = error
+        self.error[i] = node.pace.error
+        self._set_pace(node)
         self.usd[i], self.usd_prompt[i], self.usd_output[i], self.usd_item[i], self.usd_byte[i] = node.rates
         self.quality[i] = node.endpoint.quality
 
@@ -169,11 +184,34 @@ class Columns:
         self.network[i] = network
         self.fixed[i] = network + wait + base
         self.spread[i] = node.fixed_spread(wait, now) + node.speed.error * base
+        self.congestion[i] = 1.0 + wait / CONGESTION_SECONDS
+        self.headroom[i] = state.headroom(wait, now)
+        self.strangers[i] = state.strangers / len(state.nodes)
+        self._set_pace(node)
         self.recount[node] = now
         self.accepts[i] = state.accepts(now)
         health = state.health.state
         self.reachable[i] = health is not State.DRAINING
         self._count(node, healthy=health in IN_SERVICE, draining=health is State.DRAINING)
+
+    def _set_pace(self, node: Node) -> None:
+        """Write what an output token takes beside what runs there now."""
+        if node.endpoint.curve.decode:
+            self.output[node.slot] = self.spread_length[node.slot] = seconds = node.token_seconds()
+            self.spread_output[node.slot] = seconds * node.pace.error
+
+    def tick(self, now: float) -> None:
+        """Count what was routed and what strangers sent, over the age of what is known of them (algorithm.md 2.6)."""
+        routed, at = self._ticked
+        span = now - at
+        if span <= 0.0:
+            return
+        if span < math.inf:
+            gain = 1.0 - math.exp(-span / RATE_SECONDS)
+            self._rate += gain * ((self.routed - routed) / span - self._rate)
+        self._ticked = self.routed, now
+        heard = [node.state.age(now) + node.state.rtt.mean / 2 for node in self.nodes[:: len(self.nodes) // _ASKED + 1]]
+        self.unseen = (self._rate + float(self.strangers.sum())) * (sum(heard) / len(heard))
 
     @property
     def outstanding(self) -> Floats:
@@ -189,69 +227,22 @@ class Columns:
         self.draining += draining - node.counted_draining
         node.counted, node.counted_draining = healthy, draining
 
-    def mask(self, selection: Selection) -> Mask:
-        """Which nodes a selection allows, cached until membership or a record changes."""
-        mask = self._masks.get(selection)
-        if mask is None:
-            if len(self._masks) >= _MASKS_KEPT:
-                self._masks.clear()
-            mask = self._masks[selection] = self._select(selection)
-        return mask
-
-    def _select(self, selection: Selection) -> Mask:
-        mask = np.ones(len(self.nodes), np.bool_)
-        if selection.regions:
-            regions = {node.region for node in self.nodes}
-            mask &= self.named([region for region in regions if in_regions(selection, region)])
-        if selection.only:
-            mask &= self.named(selection.only)
-        if selection.ignore:
-            mask &= ~self.named(selection.ignore)
-        if selection.variants:
-            mask &= np.fromiter((n.endpoint.variant in selection.variants for n in self.nodes), np.bool_, len(mask))
-        return mask
-
-    def forget_masks(self) -> None:
-        self._masks.clear()
-        self._at_least.clear()
-        self._named.clear()
-
-    def _reaching(self, quality: float) -> Mask:
-        """Which nodes reach a quality, cached likewise."""
-        mask = self._at_least.get(quality)
-        if mask is None:
-            if len(self._at_least) >= _MASKS_KEPT:
-                self._at_least.clear()
-            mask = self._at_least[quality] = self.quality >= quality
-        return mask
-
-    def named(self, names: Iterable[str]) -> Mask:
-        """Which nodes one of the names (worker id, region, cloud) means."""
-        if not self._named:
-            for slot, node in enumerate(self.nodes):
-                for name in names_of(node.worker):
-                    self._named.setdefault(name, []).append(slot)
-        mask = np.zeros(len(self.nodes), np.bool_)
-        for name in names:
-            mask[self._named.get(name, [])] = True
-        return mask
-
     def eligible(self, request: Request, quality: float, avoid: Collection[str], panic_share: float) -> Mask:
         """Which nodes may take the request at all, deadlines aside."""
         mask = self.accepts
         if self.in_service < panic_share * (len(self.nodes) - self.draining):
             mask = self.reachable  # panic: so much bad health means that the health data is wrong
         if quality > 0.0:
-            mask = mask & self._reaching(quality)
+            mask = mask & self.masks.reaching(quality)
         selection = request.selection
         if selection is not ANY:
-            mask = mask & self.mask(selection)
+            mask = mask & self.masks.selected(selection)
             if selection.max_input_usd_per_mtok < INFINITE:
                 mask = mask & (self.usd_prompt <= selection.max_input_usd_per_mtok / 1e6)
             if selection.max_output_usd_per_mtok < INFINITE:
                 mask = mask & (self.usd_output <= selection.max_output_usd_per_mtok / 1e6)
         if avoid:
-            mask = mask & ~self.named(avoid)
+            mask = mask & ~self.masks.named(avoid)
         return mask
 
     def evaluate(self, request: Request, output_tokens: float) -> Floats:
@@ -282,10 +273,16 @@ class Columns:
 class Candidates:
     """The nodes of one model as one request sees them: arrays with one entry per slot.
 
-    Feasible means that every deadline is met with the request's probability: mean + z(p) * spread <= budget.
+    Feasible means that every deadline is met with the request's probability: mean + z * spread <= budget, where z is
+    the quantile of this gateway's own errors at the level that keeps its promises (calibrate.py).
     """
 
-    __slots__ = ("_blocks", "columns", "cost", "eligible", "fit", "request")
+    __slots__ = ("_blocks", "columns", "cost", "eligible", "fit", "request", "z", "z_first")
+
+    z: float
+    """Spreads above the mean that the whole answer is granted, ..."""
+    z_first: float
+    """... and its first token."""
 
     eligible: Mask
     """May take it."""
@@ -300,19 +297,25 @@ class Candidates:
         if request.max_cost < INFINITE:
             eligible = eligible & (cost <= request.max_cost)
         self.eligible = eligible
+        self.z, self.z_first = z, z_first = columns.calibration.quantiles(request.probability, request.tenant)
         deadline = request.deadline
         if deadline == INFINITE and request.patient:
             self.fit = eligible & (columns.wait <= request.patience)
             return
-        z = Z[request.probability]
         fit = eligible & (columns.quantile(blocks, z) <= deadline - now)
         if request.first_token_deadline < INFINITE:
-            first = columns.quantile(columns.blocks(request, 0.0), z)
+            first = columns.quantile(columns.blocks(request, 0.0), z_first)
             fit = fit & (first <= request.first_token_deadline - now)
         if request.token_interval < INFINITE:
             # A node's pace varies with its relative error, not with what waits in front of it.
             fit = fit & (columns.output * (1.0 + z * columns.error) <= request.token_interval)
         self.fit = fit
+
+    @property
+    def price(self) -> Floats:
+        """US dollars with congestion counted in."""
+        prices: Floats = self.cost * self.columns.congestion
+        return prices
 
     @property
     def total(self) -> Floats:
@@ -335,11 +338,11 @@ class Candidates:
     def lateness(self, now: float) -> tuple[Seconds, Seconds, Seconds]:
         """Seconds by which each node misses the deadline, that of the first token, and the pace, with the request's
         probability; none above 0 is feasible."""
-        request, columns, z = self.request, self.columns, Z[self.request.probability]
+        request, columns, z = self.request, self.columns, self.z
         first, first_spread, _ = columns.evaluate(request, 0.0)
         return (
             self.total + z * self.spread - (request.deadline - now),
-            first + z * first_spread - (request.first_token_deadline - now),
+            first + self.z_first * first_spread - (request.first_token_deadline - now),
             columns.output * (1.0 + z * columns.error) - request.token_interval,
         )
 
@@ -352,23 +355,25 @@ class Candidates:
         late = late[self.eligible & (wait > 0) & (late <= wait)]
         return float(late.min()) if late.size else INFINITE
 
+    def surest(self, now: float) -> tuple[Floats, float]:
+        """How many spreads of slack each eligible node leaves before the nearest deadline (-inf: not eligible), and
+        the probability that the best of them makes it."""
+        request, calibration = self.request, self.columns.calibration
+        slack = np.full(len(self.cost), math.inf, np.float32)
+        residuals = calibration.total
+        if request.deadline < INFINITE:
+            slack = (request.deadline - now - self.total) / self.spread
+        if request.first_token_deadline < INFINITE:
+            first, spread, _ = self.columns.evaluate(request, 0.0)
+            early = (request.first_token_deadline - now - first) / spread
+            if not early.size or float(early.max()) < float(slack.max()):
+                residuals = calibration.first
+            slack = np.minimum(slack, early)
+        slack[~self.eligible] = -math.inf
+        return slack, residuals.probability(float(slack.max())) if slack.size else 0.0
 
-def names_of(worker: Worker) -> set[str]:
-    """What a client may call a worker by: its id, its region, its cloud."""
-    return {worker.id, worker.region, worker.cloud} - {""}
-
-
-def allows(selection: Selection, node: Node) -> bool:
-    """Whether a selection admits a node, price caps aside (they depend on what was learned, not on the record)."""
-    worker = node.worker
-    return (
-        (not selection.variants or node.endpoint.variant in selection.variants)
-        and in_regions(selection, worker.region)
-        and (not selection.only or not names_of(worker).isdisjoint(selection.only))
-        and names_of(worker).isdisjoint(selection.ignore)
-    )
-
-
-def in_regions(selection: Selection, region: str) -> bool:
-    """Whether a region matches a pattern of every group."""
-    return all(any(fnmatch.fnmatchcase(region, p) for p in group) for group in selection.regions)
+    def crowded_out(self, now: float) -> bool:
+        """Whether a node would be in time if nobody waited there."""
+        whole, first, pace = self.lateness(now)
+        wait = self.columns.wait
+        return bool((self.eligible & (whole <= wait) & (first <= wait) & (pace <= 0.0)).any())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from policies.records import Curve, MarginalPrice, Worker
+from policies.records import Endpoint, MarginalPrice, Worker
 from policies.request import Outcome, Request
 
 if TYPE_CHECKING:
@@ -29,13 +29,21 @@ class Rates(NamedTuple):
     byte: float
 
 
-def rates(worker: Worker, curve: Curve, accelerator_share: float) -> Rates:
-    """A node's price as coefficients. `accelerator_share`: accelerator seconds charged per second of the curve."""
+def accelerator_seconds(endpoint: Endpoint, prompt_tokens: float, output_tokens: float, items: int) -> float:
+    """Accelerator seconds to expect of a request: all of its prefill, and of its decoding the share of one slot."""
+    curve = endpoint.curve
+    return curve.seconds(prompt_tokens, 0.0, items) + curve.decode * output_tokens / endpoint.max_batch
+
+
+def rates(worker: Worker, endpoint: Endpoint, charge: float) -> Rates:
+    """A node's price as coefficients. `charge`: accelerator seconds charged per second expected."""
+    curve = endpoint.curve
     byte = worker.egress_usd_per_gb / BYTES_PER_GB
     price = worker.price
     if isinstance(price, MarginalPrice):
-        second = price.usd_per_hour / SECONDS_PER_HOUR * accelerator_share
-        return Rates(curve.base * second, curve.prefill * second, curve.decode * second, curve.item * second, byte)
+        second = price.usd_per_hour / SECONDS_PER_HOUR * charge
+        decode = curve.decode * second / endpoint.max_batch
+        return Rates(curve.base * second, curve.prefill * second, decode, curve.item * second, byte)
     prompt = price.input_usd_per_mtok / TOKENS_PER_MTOK
     output = price.output_usd_per_mtok / TOKENS_PER_MTOK
     return Rates(price.request_usd, prompt, output, 0.0, byte)
@@ -68,7 +76,8 @@ def _accelerator_seconds(node: Node, request: Request, outcome: Outcome) -> floa
     if outcome.accelerator is not None:
         return outcome.accelerator
     tokens = request.output_tokens if outcome.output_tokens is None else outcome.output_tokens
-    predicted = node.charge.factor * node.endpoint.curve.seconds(request.prompt_tokens, tokens, request.items)
+    expected = accelerator_seconds(node.endpoint, request.prompt_tokens, tokens, request.items)
+    predicted = node.charge.factor * expected
     if outcome.reason is None or outcome.total is None:
         return predicted
     return min(predicted, max(0.0, outcome.total - node.network()))  # cut short: at most as long as it lasted there

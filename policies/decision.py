@@ -49,9 +49,12 @@ class Served(msgspec.Struct, frozen=True, omit_defaults=True):
     slots: int = msgspec.field(name="b", default=1)
     quality: float = msgspec.field(name="q", default=1.0)
     speed: float = msgspec.field(name="x", default=1.0)
-    """How much longer than by its curve it takes, as this gateway has learned it (mean over the group)."""
+    """How much longer than by its curve it takes to the first token (or at all, without tokens), as this gateway has
+    learned it (mean over the group)."""
+    pace: float = msgspec.field(name="xd", default=1.0)
+    """Likewise of the tokens after it."""
     charge: float = msgspec.field(name="xc", default=1.0)
-    """Accelerator seconds over the curve's."""
+    """Accelerator seconds over what `cost.accelerator_seconds` expects."""
 
 
 class Group(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

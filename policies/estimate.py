@@ -19,6 +19,8 @@ SPEED_GAIN = 0.1
 """Gain of the per-node speed correction (algorithm.md 2.3): about the last ten requests count."""
 SPEED_CLIP = (-1.6, 1.6)
 """Log bounds of the correction, a factor 5: beyond that the curve is wrong, not the node slow."""
+CHARGE_CLIP = (-6.0, 6.0)
+"""Of what accelerators charge: 256 slots charge one lone request 256 times its share of a full batch."""
 PRIOR_SAMPLES = 3
 """What the curve weighs against the first samples: the first of a cold process may be several times too slow."""
 _SETTLED = 1 / SPEED_GAIN - PRIOR_SAMPLES
@@ -87,9 +89,10 @@ class Speed:
     The mean of the logarithm is tracked, so that twice and half as fast weigh the same.
     """
 
-    __slots__ = ("_log", "error", "factor", "samples")
+    __slots__ = ("_clip", "_log", "error", "factor", "samples")
 
-    def __init__(self) -> None:
+    def __init__(self, clip: tuple[float, float] = SPEED_CLIP) -> None:
+        self._clip = clip
         self._log = 0.0
         self.factor = 1.0
         self.error = PRIOR_ERROR
@@ -99,7 +102,7 @@ class Speed:
         """One request's actual compute time over the curve's."""
         if not 0.0 < ratio < math.inf:
             return
-        low, high = SPEED_CLIP
+        low, high = self._clip
         value = math.log(ratio)
         if not low < value < high:
             value = low if value < 0.0 else high

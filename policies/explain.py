@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 
 from policies.balancers.cheapest_in_deadline import TIER
-from policies.columns import Candidates, Floats, Mask, allows, in_regions
-from policies.estimate import Z, probability
+from policies.columns import Candidates, Floats
 from policies.health import State
-from policies.request import INFINITE, Request, Shed
-from policies.router import Choice, Router
+from policies.masks import Mask, allows, in_regions
+from policies.request import INFINITE, Eta, Request, Shed
+from policies.router import LEAST_SPREAD, Choice, Router
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -114,7 +114,6 @@ def _view(router: Router, request: Request, now: float) -> Candidates:
 def _candidate(view: Candidates, slot: int, chosen: int | None, now: float) -> Candidate:
     request, node = view.request, view.columns.nodes[slot]
     eta = node.eta(request, now)
-    budget = request.deadline - now
     return Candidate(
         node=node.id,
         worker=node.worker.id,
@@ -129,11 +128,24 @@ def _candidate(view: Candidates, slot: int, chosen: int | None, now: float) -> C
         decode_s=eta.decode,
         mean_s=eta.total,
         spread_s=eta.spread,
-        quantile_s=eta.total + Z[request.probability] * eta.spread,
+        quantile_s=eta.total + view.z * eta.spread,
         cost_usd=float(view.cost[slot]),
-        probability=probability(budget - eta.total, eta.spread) if budget < INFINITE else None,
+        probability=_chance(view, eta, now),
         verdict=_verdict(view, slot, chosen, now),
     )
+
+
+def _chance(view: Candidates, eta: Eta, now: float) -> float | None:
+    """P(in time) by this gateway's own errors: of the deadline that is nearest; None without one."""
+    request, calibration = view.request, view.columns.calibration
+    chances = []
+    if request.deadline < INFINITE:
+        slack = request.deadline - now - eta.total
+        chances.append(calibration.total.probability(slack / max(LEAST_SPREAD, eta.spread)))
+    if request.first_token_deadline < INFINITE:
+        slack = request.first_token_deadline - now - eta.first_token
+        chances.append(calibration.first.probability(slack / max(LEAST_SPREAD, eta.first_spread)))
+    return min(chances, default=None)
 
 
 def _verdict(view: Candidates, slot: int, chosen: int | None, now: float) -> str:
@@ -149,19 +161,20 @@ def _beside(view: Candidates, slot: int, chosen: int | None) -> str:
     good = "queue short enough" if view.request.patient else "in time"
     if chosen is None:
         return good
-    cost, limit = float(view.cost[slot]), _tier_limit(view)
-    if not view.fit[chosen] or view.cost[chosen] > limit:
-        compared = "cheaper" if cost < view.cost[chosen] else "dearer"
+    price, limit = float(view.price[slot]), _tier_limit(view)
+    if not view.fit[chosen] or view.price[chosen] > limit:
+        compared = "cheaper" if view.cost[slot] < view.cost[chosen] else "dearer"
         return f"{good} and {compared}; policy or request prefers another"
-    if cost > limit:
-        return f"{good}, but dearer"
+    if price > limit:
+        dearer = view.cost[slot] > view.cost[chosen]
+        return f"{good}, but dearer" if dearer else f"{good} and cheaper, but others wait there"
     passed_over = "not this session's" if view.request.affinity else "not drawn"
     return f"{good}, as cheap (within {TIER - 1:.0%}), {passed_over}"
 
 
 def _tier_limit(view: Candidates) -> float:
-    """Up to here a node in time is as cheap as the cheapest of them."""
-    return float(view.cost[view.fit].min()) * TIER
+    """Up to this price, its queue counted in, a node in time is as cheap as the cheapest of them."""
+    return float(view.price[view.fit].min()) * TIER
 
 
 def _late(view: Candidates, slot: int, now: float) -> str:
@@ -212,7 +225,7 @@ def _next_cheapest(view: Candidates | None, chosen: int | None) -> int | None:
     if view is None or chosen is None or not view.fit.any():
         return None
     limit = _tier_limit(view)
-    return _least(view.cost, view.fit & (view.cost > max(float(view.cost[chosen]), limit)))
+    return _least(view.cost, view.fit & (view.price > max(float(view.price[chosen]), limit)))
 
 
 def _without_deadline(router: Router, request: Request, now: float) -> int | None:

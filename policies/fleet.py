@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import random
 
+from policies.calibrate import Calibration
 from policies.columns import Columns
 from policies.estimate import RoundTrips
 from policies.health import Event, HealthConfig, State
-from policies.node import Node, WorkerState
+from policies.node import Node
 from policies.reason import Reason
 from policies.records import Endpoint, Worker
 from policies.request import (
@@ -25,6 +26,7 @@ from policies.request import (
     WorkerGone,
     WorkerSeen,
 )
+from policies.worker import WorkerState
 
 SWEEP_SHARE = 20
 """A tick rewrites one in this many workers, so that ages grow in the columns even where no report arrives; at 20 ticks
@@ -43,6 +45,7 @@ class Fleet:
     def __init__(self, rng: random.Random, health: HealthConfig | None = None) -> None:
         self.health = health or HealthConfig()
         self.workers: dict[str, WorkerState] = {}
+        self.calibration = Calibration()
         self._columns: dict[str, Columns] = {}
         self._regions: dict[str, RoundTrips] = {}
         self.panics = 0
@@ -136,10 +139,10 @@ class Fleet:
             if is_new:
                 model = node.endpoint.model
                 if model not in self._columns:
-                    self._columns[model] = Columns(model)
+                    self._columns[model] = Columns(model, self.calibration)
                 self._columns[model].add(node, now)
             elif node.columns is not None:
-                node.columns.forget_masks()
+                node.columns.masks.forget()
                 node.columns.describe(node)
                 node.columns.touch(node, now)
 
@@ -204,6 +207,8 @@ class Fleet:
 
     def tick(self, now: float) -> None:
         """Let ejections end and ages grow."""
+        for columns in self._columns.values():
+            columns.tick(now)
         if not self._sweep:
             self._sweep = list(self.workers.values())
         share = max(1, len(self.workers) // SWEEP_SHARE)

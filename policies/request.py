@@ -143,6 +143,8 @@ class Eta(msgspec.Struct, gc=False, frozen=True):
     """From first token to last; 0 without tokens."""
     spread: float
     """Standard deviation of the total."""
+    first_spread: float = 0.0
+    """Standard deviation of the time to first token."""
 
     @property
     def first_token(self) -> float:

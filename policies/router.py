@@ -17,12 +17,13 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from policies import admission
-from policies.admission import AdmissionConfig
+from policies.admission import AdmissionConfig, Overload
 from policies.balancers import Balancer
-from policies.balancers.cheapest_in_deadline import CheapestInDeadline
+from policies.balancers.cheapest_in_deadline import CheapestInDeadline, cheapest_with_room
 from policies.balancers.soonest import FastestTokens, Soonest
-from policies.columns import Candidates, Columns, in_regions
+from policies.columns import Candidates, Columns
 from policies.fleet import Fleet
+from policies.masks import in_regions
 from policies.node import Node
 from policies.reason import Reason
 from policies.request import (
@@ -41,6 +42,18 @@ from policies.request import (
 from policies.retry import RetryBudget, RetryConfig
 
 TRIES = (Infeasible.BEST_EFFORT, Infeasible.HOLD)
+NEARLY = 0.25
+"""Spreads of slack within which two nodes are equally sure: a tenth of a probability at the median, less elsewhere."""
+PROBES = 2
+"""Workers asked for their load per decision at most (algorithm.md 2.6: 1 to 3)."""
+ASKING_SECONDS = 0.01
+"""Between two decisions about one model that ask: so many probes a second are what a gateway may spend on them."""
+PROBED = 8
+"""They are drawn from so many of the cheapest in time: those the next requests go to."""
+FRESH_SECONDS = 0.05
+"""A load so young (beside its way here) is not asked for: 20 answers a second of one worker are enough."""
+LEAST_SPREAD = 1e-4
+"""Seconds below which a spread is rounding, not doubt."""
 
 
 class Policy:
@@ -49,6 +62,7 @@ class Policy:
     def __init__(self, balancer: Balancer, admission: AdmissionConfig, retry: RetryConfig) -> None:
         self.balancer = balancer
         self.admission = admission
+        self.overload = Overload()
         self.budget = RetryBudget(retry)
         self.in_flight = 0
 
@@ -59,15 +73,17 @@ class Choice(msgspec.Struct, gc=False, frozen=True):
     candidates: Candidates
     slot: int
     status: Status
+    test: bool = False
+    """Whether it would be feasible, if its promise could be given now."""
 
     @property
     def node(self) -> Node:
         return self.candidates.columns.nodes[self.slot]
 
 
-_Open = tuple[Dispatch, Policy, float]
-"""A dispatch that has not been reported, whose it is, and the work reserved: what `report` must undo. It keeps the
-dispatch, so its identity, alive."""
+_Open = tuple[Dispatch, Policy, float, bool]
+"""A dispatch that has not been reported, whose it is, the work reserved (what `report` must undo), and whether it tests
+a closed level. It keeps the dispatch, so its identity, alive."""
 
 
 class Router:
@@ -82,7 +98,6 @@ class Router:
             Sort.LATENCY: Soonest(),
             Sort.THROUGHPUT: FastestTokens(),
         }
-        self._soonest = self._sorted[Sort.LATENCY]
 
     # The verbs.
 
@@ -107,6 +122,8 @@ class Router:
         if refusal is not None:
             return refusal
         choice = self.consider(request, now, avoid)
+        if not avoid and not request.patient:
+            policy.overload.routed(self._crowded_out(choice, request, now))
         if isinstance(choice, Shed):
             return choice
         candidates, slot = choice.candidates, choice.slot
@@ -114,27 +131,31 @@ class Router:
         if not columns.accepts[slot]:
             self.fleet.panics += 1
         if not avoid:
+            columns.routed += 1
             policy.budget.requested()
         elif not policy.budget.take():
             return Shed(Reason.OVERLOADED, "The retry budget is spent.", retry_after=admission.MIN_RETRY_AFTER)
         node = columns.nodes[slot]
         eta = node.eta(request, now)
-        dispatch = Dispatch(request, node, now, len(avoid) + 1, choice.status, eta, candidates.cost.item(slot))
-        work = node.share(eta.prefill + eta.decode)
+        probes = self._probes(candidates, now)
+        dispatch = Dispatch(request, node, now, len(avoid) + 1, choice.status, eta, candidates.cost.item(slot), probes)
+        work = node.work(eta)
         policy.in_flight += 1
-        self._open[id(dispatch)] = dispatch, policy, work
+        self._open[id(dispatch)] = dispatch, policy, work, choice.test
         self.fleet.reserve(dispatch, work)
         return dispatch
 
     def report(self, dispatch: Dispatch, outcome: Outcome, now: float) -> None:
         """Settle a dispatch. Raises KeyError when it was settled before: once per dispatch, never twice."""
-        _, policy, work = self._open.pop(id(dispatch))
+        _, policy, work, test = self._open.pop(id(dispatch))
         policy.in_flight -= 1
         if dispatch.attempt > 1:
             policy.budget.released()
         reason = outcome.reason
         if reason is not Reason.CLIENT_GONE:  # which says nothing about the fleet
             policy.budget.settled(ok=reason is None)
+            if not (dispatch.request.patient or outcome.client_error):
+                self._calibrate(dispatch, outcome, test)
         self.fleet.settle(dispatch, work, outcome, now)
 
     def tick(self, now: float) -> None:
@@ -155,7 +176,7 @@ class Router:
         else:
             slot = self._pick(balancer, candidates)
         if slot is not None and candidates.fit[slot]:
-            return Choice(candidates, slot, Status.FEASIBLE)
+            return self._promised(candidates, slot, Status.FEASIBLE)
         if slot is not None and (candidates.fit.any() or not refuses(request)):
             return Choice(candidates, slot, Status.BEST_EFFORT)  # the pick of a balancer that is blind to deadlines
         return self._when_infeasible(balancer, candidates, now, avoid)
@@ -171,7 +192,7 @@ class Router:
         if request.sort is not None:
             candidates = candidates.narrowed(candidates.fit)
         for name in request.order:
-            slot = balancer.pick(candidates.narrowed(candidates.columns.named((name,))), self._rng)
+            slot = balancer.pick(candidates.narrowed(candidates.columns.masks.named((name,))), self._rng)
             if slot is not None:
                 return slot
         if request.order and not request.allow_fallbacks:
@@ -188,15 +209,60 @@ class Router:
                 candidates = self._candidates(candidates.columns, request, request.min_quality, now, avoid)
                 slot = self._pick(balancer, candidates)
                 if slot is not None:
-                    return Choice(candidates, slot, Status.DEGRADED)
+                    return self._promised(candidates, slot, Status.DEGRADED)
             elif step in TRIES and not request.patient:
-                # A gateway without a queue of its own cannot hold: it sends the request to the soonest node instead.
-                slot = self._pick(self._soonest, candidates)
-                if slot is not None:
-                    return Choice(candidates, slot, Status.BEST_EFFORT)
+                # A gateway without a queue of its own cannot hold: it tries instead.
+                tried = self._try(candidates, now)
+                if tried is not None:
+                    return tried
             elif step is Infeasible.REJECT:
                 break
         return self._why_nobody(candidates, now)
+
+    def _promised(self, candidates: Candidates, slot: int, status: Status) -> Choice:
+        """A pick that is in time: with its promise, unless that has been broken too often of late."""
+        request = candidates.request
+        if request.patient or self.fleet.calibration.open(request.probability, request.tenant):
+            return Choice(candidates, slot, status)
+        return Choice(candidates, slot, Status.BEST_EFFORT, test=True)
+
+    def _try(self, candidates: Candidates, now: float) -> Choice | Shed | None:
+        """Best effort: one of the nodes most likely to make it, cheaply; in overload only if that is likely enough."""
+        request = candidates.request
+        if request.order and not request.allow_fallbacks:
+            candidates = candidates.narrowed(candidates.columns.masks.named(request.order))
+        if not candidates.eligible.any():
+            return None
+        slack, chance = candidates.surest(now)
+        policy = self._policies[request.policy]
+        if policy.admission.early_rejection and chance < policy.overload.floor and candidates.crowded_out(now):
+            return admission.infeasible(candidates, now)
+        slots = (slack >= slack.max() - NEARLY).nonzero()[0]
+        return Choice(candidates, cheapest_with_room(candidates, slots, self._rng), Status.BEST_EFFORT)
+
+    def _crowded_out(self, choice: Choice | Shed, request: Request, now: float) -> bool:
+        """Whether only queues kept a request from being promised its deadline."""
+        if isinstance(choice, Choice):
+            unpromised = choice.status is Status.BEST_EFFORT and not choice.test
+            return unpromised and choice.candidates.crowded_out(now)
+        return choice.reason is Reason.DEADLINE_INFEASIBLE and choice.retry_after is not None
+
+    def _probes(self, candidates: Candidates, now: float) -> tuple[str, ...]:
+        """Workers worth asking for their load: random ones of those that the next such requests would go to."""
+        columns = candidates.columns
+        if now - columns.asked_at < ASKING_SECONDS:
+            return ()
+        columns.asked_at = now
+        slots = candidates.fit.nonzero()[0]
+        if len(slots) > PROBED:
+            slots = slots[candidates.price[slots].argpartition(PROBED)[:PROBED]]
+        found: tuple[str, ...] = ()
+        for _ in range(min(PROBES, len(slots))):
+            state = columns.nodes[slots.item(int(self._rng.random() * len(slots)))].state
+            if now - state.load_at > FRESH_SECONDS + state.rtt.mean / 2 and now - state.asked_at > FRESH_SECONDS:
+                state.asked_at = now
+                found += (state.record.id,)
+        return found
 
     def _why_nobody(self, candidates: Candidates, now: float) -> Shed:
         """Name what left the request without a node: its own constraints first, then the fleet, then the clock."""
@@ -217,6 +283,22 @@ class Router:
         return Shed(Reason.NO_CAPACITY, "Every node of this model is draining.", None, admission.MIN_RETRY_AFTER)
 
     # Accounting.
+
+    def _calibrate(self, dispatch: Dispatch, outcome: Outcome, test: bool) -> None:
+        """Learn how far off the prediction was, and whether the promise was kept."""
+        calibration, request, eta, total = self.fleet.calibration, dispatch.request, dispatch.eta, outcome.total
+        missed = outcome.reason is not None or total is None
+        if not missed:
+            assert total is not None
+            first = total if outcome.first_byte is None else outcome.first_byte
+            calibration.total.observe((total - eta.total) / max(LEAST_SPREAD, eta.spread))
+            if request.stream:
+                calibration.first.observe((first - eta.first_token) / max(LEAST_SPREAD, eta.first_spread))
+            missed = dispatch.at + total > request.deadline or dispatch.at + first > request.first_token_deadline
+        if test:
+            calibration.tested(request.probability, request.tenant, missed)
+        elif dispatch.status is not Status.BEST_EFFORT:
+            calibration.settled(request.probability, request.tenant, missed)
 
     def _refuse_repeat(self, policy: Policy, request: Request, now: float, avoid: Collection[str]) -> Shed | None:
         if now >= request.deadline:
@@ -251,7 +333,7 @@ def violated(columns: Columns, request: Request) -> Shed | None:
         left = [node for node in columns.nodes if in_regions(selection, node.region)]
         if not left:
             return Shed(Reason.REGION_LOCKED, param="x-allow-regions")
-        if not columns.mask(selection).any():
+        if not columns.masks.selected(selection).any():
             return Shed(Reason.NO_MATCHING_NODE, param="provider")
     floor = request.min_quality if Infeasible.DEGRADE in request.when_infeasible else request.quality
     if not (columns.quality >= floor).any():

@@ -5,6 +5,7 @@ from typing import Any
 
 from policies.config import PolicyConfig
 from policies.fleet import Fleet
+from policies.node import Node
 from policies.records import Curve, Endpoint, Load, MarginalPrice, Worker
 from policies.request import LoadSeen, Request, RoundTrip, WorkerSeen
 from policies.router import Router
@@ -53,3 +54,12 @@ def router(*workers: Worker, rtt: dict[str, float] | None = None, seed: int = 1,
             result.observe(RoundTrip(record.id, (rtt or {}).get(record.id, 0.001)), 0.0)
         result.observe(LoadSeen(load(record.id, boot=record.boot), 0.0), 0.0)
     return result
+
+
+CHAT = endpoint(curve=Curve(base=0.02, prefill=0.001, decode=0.01), max_batch=4)
+
+
+def only_node(record: Worker | None = None, **rtt: float) -> tuple[Router, Node]:
+    """A router with one node, 100 ms away and serving text unless said otherwise."""
+    r = router(record or worker("w", endpoints=(CHAT,)), rtt=rtt or {"w": 0.1})
+    return r, r.fleet.nodes()[0]

@@ -280,7 +280,7 @@ def world(history: History) -> World:
 
 def _profile(group: Group, served: Served) -> Profile:
     """Prefill serial, decode in slots: the curve at the speed that was learned of it."""
-    curve, speed = served.curve, served.speed
+    curve, speed, pace = served.curve, served.speed, served.pace
     unit = _unit(served)
     return Profile(
         accelerator=group.accelerator or "unknown",
@@ -289,8 +289,8 @@ def _profile(group: Group, served: Served) -> Profile:
         quality=served.quality,
         prefill_tokens_per_s=1.0 / (unit * speed) if unit else NO_WORK,
         overhead_s=curve.base * speed,
-        decode_s=max(0.0, curve.decode - curve.decode_batch) * speed,
-        decode_batch_s=curve.decode_batch * speed,
+        decode_s=max(0.0, curve.decode - curve.decode_batch) * pace,
+        decode_batch_s=curve.decode_batch * pace,
         slots=served.slots,
         power_watts=group.power_watts,
     )

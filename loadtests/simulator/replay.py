@@ -307,7 +307,7 @@ def _as_seen(served: Served, answers: Sequence[tuple[Decided, Attempted]]) -> Se
     if tokens and not curve.decode_batch:  # a curve that knows what company does is better than a mean
         decode = sum(attempt.actual.decode or 0.0 for _, attempt in answers)
         made = msgspec.structs.replace(made, decode=decode / tokens)
-    return msgspec.structs.replace(served, curve=made, speed=1.0)
+    return msgspec.structs.replace(served, curve=made, speed=1.0, pace=1.0)
 
 
 def _billed(entries: Sequence[Entry], served: dict[tuple[str, str, str], Served]) -> dict[tuple[str, str, str], float]:
@@ -335,10 +335,12 @@ def _noise(entries: Sequence[Entry], served: dict[tuple[str, str, str], Served])
         known = served.get(_place(entry, attempt))
         if known is None:
             continue
-        curve = known.curve.seconds(decided.prompt_tokens, max(0, (attempt.output_tokens or 0) - 1), decided.items)
+        tokens = max(0, (attempt.output_tokens or 0) - 1)
+        expected = known.curve.seconds(decided.prompt_tokens, 0.0, decided.items) * known.speed
+        expected += known.curve.decode * tokens * known.pace
         spent = (seen.prefill or 0.0) + (seen.decode or 0.0)
-        if curve > 0.0 and spent > 0.0:
-            logs.append(math.log(spent / (curve * known.speed)))
+        if expected > 0.0 and spent > 0.0:
+            logs.append(math.log(spent / expected))
     if len(logs) < ENOUGH:
         return 0.1
     middle = median(logs)

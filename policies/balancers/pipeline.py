@@ -7,14 +7,15 @@ read the same predictions; that these agree with `Node.eta` and `Node.cost` is t
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from policies.balancers.cheapest_in_deadline import TIER
-from policies.columns import Columns, allows
-from policies.estimate import Z
+from policies.balancers.cheapest_in_deadline import LONGEST, SPREAD, TIER
+from policies.columns import Columns
+from policies.masks import allows
 from policies.node import Node
 from policies.request import INFINITE, Request
 
@@ -37,11 +38,18 @@ class View:
     """Seconds per output token."""
     error: Any
     cost: Any
+    z: float
+    z_first: float
+    congestion: Any
+    headroom: Any
+    unseen: float
+    """Requests that all gateways send before any of them sees the effect."""
 
 
 def views(columns: Columns, request: Request, now: float) -> list[View]:
     total, spread, cost = columns.evaluate(request, request.output_tokens)
     first, first_spread, _ = columns.evaluate(request, 0.0)
+    z, z_first = columns.calibration.quantiles(request.probability, request.tenant)
     return [
         View(
             node=node,
@@ -57,6 +65,11 @@ def views(columns: Columns, request: Request, now: float) -> list[View]:
             pace=columns.output[i],
             error=columns.error[i],
             cost=cost[i],
+            z=z,
+            z_first=z_first,
+            congestion=columns.congestion[i],
+            headroom=columns.headroom[i],
+            unseen=columns.unseen,
         )
         for i, node in enumerate(columns.nodes)
     ]
@@ -85,32 +98,43 @@ def affordable(view: View) -> bool:
 
 def punctual(view: View) -> bool:
     """Every deadline is met with the request's probability; without any, the queue is bearable."""
-    request, z = view.request, Z[view.request.probability]
+    request, z = view.request, view.z
     if request.patient:
         return bool(view.wait <= request.patience)
     if view.total + view.spread * z > request.deadline - view.now:
         return False
     if request.first_token_deadline < INFINITE:
         budget = request.first_token_deadline - view.now
-        if view.first + view.first_spread * z > budget:
+        if view.first + view.first_spread * view.z_first > budget:
             return False
     return bool(view.pace * (1.0 + z * view.error) <= request.token_interval)
 
 
-def cost(view: View) -> Any:
-    return view.cost
+def price(view: View) -> Any:
+    return view.cost * view.congestion
 
 
-def sooner_of_two_cheapest(scored: list[tuple[Any, View]], rng: random.Random) -> View:
-    """Of two random ones within a tier of the lowest score, the one with the lower total."""
+def one_with_room(scored: list[tuple[Any, View]], rng: random.Random) -> View:
+    """One of the shortest cheapest prefix that holds the tier and has room for what is unseen, at random by room."""
     limit = min(score for score, _ in scored) * TIER
     tier = [view for score, view in scored if score <= limit]
-    if len(tier) == 1:
+    need = SPREAD * scored[0][1].unseen
+    if len(tier) == 1 and tier[0].headroom >= need:
         return tier[0]
-    first = int(rng.random() * len(tier))
-    second = int(rng.random() * (len(tier) - 1))
-    pair = tier[first], tier[second + (second >= first)]
-    return min(pair, key=lambda view: view.total)
+    prefix = tier
+    if _room(tier)[-1] < need and len(tier) < min(len(scored), LONGEST):
+        cheapest_first = [view for _, view in sorted(scored, key=lambda pair: pair[0])[:LONGEST]]
+        prefix = cheapest_first[: len(tier)]
+        while _room(prefix)[-1] < need and len(prefix) < len(cheapest_first):
+            prefix = cheapest_first[: len(prefix) + 1]
+    room = _room(prefix)
+    drawn = rng.random() * room[-1]
+    return next((view for view, up_to in zip(prefix, room, strict=True) if up_to > drawn), prefix[-1])
+
+
+def _room(views: list[View]) -> list[Any]:
+    """The room up to and including each, added up in float32 as the columns do."""
+    return list(itertools.accumulate(view.headroom for view in views))
 
 
 @dataclass(frozen=True)
@@ -132,5 +156,5 @@ class Pipeline:
 
 
 CHEAPEST_IN_DEADLINE = Pipeline(
-    filters=(accepting, good_enough, selected, affordable, punctual), scorer=cost, picker=sooner_of_two_cheapest
+    filters=(accepting, good_enough, selected, affordable, punctual), scorer=price, picker=one_with_room
 )

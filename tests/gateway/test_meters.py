@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from gateway.app import Gateway
 from gateway.config import GatewayConfig, load
 from policies.records import seal_worker
@@ -32,6 +34,11 @@ async def test_the_fleet_and_the_registries() -> None:
     assert found["isochrone_config_generation"] == 1
     assert found["isochrone_draining"] == 0
     assert found["isochrone_panics_total"] == 0
+    assert found["isochrone_promise_level{probability=0.95}"] == pytest.approx(0.05)
+    assert found["isochrone_residual_spreads{of=total,quantile=0.95}"] == pytest.approx(1.64, abs=0.1)
+    gateway.fleet.calibration.settled(0.95, "", missed=True)
+    assert page(gateway.telemetry)["isochrone_promise_level{probability=0.95}"] < 0.05
+    assert found["isochrone_promise_reopenings_total{probability=0.95}"] == 0
     gateway.fleet.panics += 2
     assert page(gateway.telemetry)["isochrone_panics_total"] == 2
     gateway.plane.draining = True

@@ -20,7 +20,7 @@ from gateway import config
 from gateway.app import Gateway
 from loadtests.embedded import ONE_THREAD
 from loadtests.processes import isochrone
-from policies.node import WorkerState
+from policies.worker import WorkerState
 from tests.integration.stage import Stage
 
 CHAT = {"model": "tinychat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}

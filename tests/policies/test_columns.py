@@ -45,33 +45,6 @@ def test_columns_agree_with_the_nodes_own_figures():
     assert first[0] == pytest.approx(eta.first_token, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("selection", "expected"),
-    [
-        (Selection(regions=(("r0", "r1"),)), {"w0", "w1", "w3", "w4"}),
-        (Selection(regions=(("r*",), ("r2",))), {"w2", "w5"}),
-        (Selection(only=("w1", "r2")), {"w1", "w2", "w5"}),
-        (Selection(ignore=("r0", "w1")), {"w2", "w4", "w5"}),
-        (Selection(variants=("int8",)), set()),
-        (Selection(regions=(("eu-*",),)), set()),
-    ],
-)
-def test_selections(selection, expected):
-    r = many(6)
-    columns = r.fleet.columns(MODEL)
-    mask = columns.eligible(request(selection=selection), 0.0, (), 0.5)
-    assert {columns.nodes[i].worker.id for i in np.flatnonzero(mask)} == expected
-
-
-def test_masks_follow_membership():
-    r = many(3)
-    columns = r.fleet.columns(MODEL)
-    selection = Selection(only=("w0", "w2"))
-    assert columns.mask(selection).tolist() == [True, False, True]
-    r.observe(WorkerGone("w0"), 0.0)
-    assert columns.mask(selection).sum() == 1
-
-
 def test_price_caps_are_per_million_tokens():
     record = worker("w", usd_per_hour=3.6, endpoints=(endpoint(curve=Curve(0.0, 0.0, 0.001, 0.01)),))
     columns = router(record).fleet.columns(MODEL)  # 1e-6 $ a prompt token: $1 per million; output $10

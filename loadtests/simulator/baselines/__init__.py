@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 
 from policies.columns import Candidates, Columns, Floats
-from policies.node import Node, WorkerState
+from policies.node import Node
+from policies.worker import WorkerState
 
 TUNING: Final = {"load": 0.6, "control.heartbeat_s": 0.7, "demand.arrivals.cv": 1.2}
 """What the world of tuning differs in from the headline's; evaluations use seeds from 1 on."""

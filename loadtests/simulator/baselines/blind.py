@@ -10,8 +10,8 @@ from loadtests.simulator.baselines import by_slot
 from loadtests.simulator.contender import Watching
 from policies.balancers import lowest
 from policies.columns import Candidates
-from policies.node import WorkerState
 from policies.records import MarginalPrice
+from policies.worker import WorkerState
 
 
 class Random(Watching):

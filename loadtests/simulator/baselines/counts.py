@@ -8,7 +8,7 @@ from loadtests.simulator.baselines import by_slot, in_flight
 from loadtests.simulator.contender import Watching
 from policies.balancers import lowest
 from policies.columns import Candidates
-from policies.node import WorkerState
+from policies.worker import WorkerState
 
 
 class LeastOutstanding(Watching):

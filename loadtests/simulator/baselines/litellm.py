@@ -11,9 +11,10 @@ from loadtests.simulator.baselines import by_slot
 from loadtests.simulator.contender import Watching
 from policies.balancers import lowest
 from policies.columns import Candidates, Floats
-from policies.node import Node, WorkerState
+from policies.node import Node
 from policies.reason import Reason
 from policies.request import Dispatch, Outcome
+from policies.worker import WorkerState
 
 KEPT = 10
 """`max_latency_list_size`."""

@@ -10,9 +10,10 @@ import numpy as np
 from loadtests.simulator.baselines import by_slot, in_flight
 from loadtests.simulator.contender import Watching
 from policies.balancers import lowest
-from policies.columns import Candidates, Floats, Mask
-from policies.node import WorkerState
+from policies.columns import Candidates, Floats
+from policies.masks import Mask
 from policies.request import INFINITE, Dispatch
+from policies.worker import WorkerState
 
 QUEUE, KV, PREFIX = 2.0, 2.0, 3.0
 """Weights of llm-d's default profile."""

@@ -9,9 +9,10 @@ import numpy as np
 
 from loadtests.simulator.baselines import by_slot
 from loadtests.simulator.baselines.holding import Patient
-from policies.columns import Candidates, Mask
-from policies.node import WorkerState
+from policies.columns import Candidates
+from policies.masks import Mask
 from policies.request import Change, Dispatch, LoadSeen
+from policies.worker import WorkerState
 
 PROBE_S = 0.1
 """Between two looks at a replica's queue."""

@@ -11,8 +11,9 @@ from loadtests.simulator.baselines import by_slot
 from loadtests.simulator.baselines.holding import Patient
 from loadtests.simulator.contender import Watching
 from policies.columns import Candidates, Floats
-from policies.node import Node, WorkerState
+from policies.node import Node
 from policies.request import Change, Dispatch, LoadSeen, RoundTrip
+from policies.worker import WorkerState
 
 SAMPLED = 2
 """`n`."""

@@ -138,7 +138,11 @@ def survey(gateway: Recording, world: World) -> Surveyed:
         speed = sum(n.speed.factor for n in own) / len(own)
         charge = sum(n.charge.factor for n in own) / len(own)
         (only,) = group.serves
-        learned = Served(only.model, only.variant, only.curve, only.slots, only.quality, speed, charge)
+        pace = sum(n.pace.factor for n in own) / len(own)
+        learned = Served(
+            model=only.model, variant=only.variant, curve=only.curve, slots=only.slots, quality=only.quality,
+            speed=speed, pace=pace, charge=charge,
+        )  # fmt: skip
         found.append(
             Group(
                 mark=mark(own[0].worker), region=group.region, count=group.count, accelerator=group.accelerator,

@@ -16,7 +16,7 @@ from policies.records import Curve, MarginalPrice, TokenPrice
 ANY = Class(name="any", model="m")
 GROUP = Group(
     mark="l4", region="eu", count=2, accelerator="L4", price=MarginalPrice(2.0),
-    serves=(Served("m", "int8", Curve(0.01, prefill=0.001, decode=0.002), 4, 0.9, 1.5),),
+    serves=(Served("m", "int8", Curve(0.01, prefill=0.001, decode=0.002), 4, 0.9, speed=1.5, pace=1.2),),
 )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_the_world_is_the_fleet_at_the_speed_that_was_learned():
     profile = made.profiles[nodes.profiles[0]]
     assert (nodes.region, nodes.count, nodes.usd_per_hour, profile.slots, profile.quality) == ("eu", 2, 2.0, 4, 0.9)
     assert profile.prefill_tokens_per_s == pytest.approx(1000 / 1.5)
-    assert (profile.overhead_s, profile.decode_s) == pytest.approx((0.015, 0.003))
+    assert (profile.overhead_s, profile.decode_s) == pytest.approx((0.015, 0.0024))
     assert (made.seconds, made.warm_up, made.gateways) == (pytest.approx(20.0, abs=0.01), 4.0, ("eu",))
 
 

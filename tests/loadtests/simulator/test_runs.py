@@ -10,6 +10,7 @@ from loadtests.simulator.runs import Simulation, planned, rated, run_all, simula
 from loadtests.simulator.world import Control, CostMode, Fault, FaultKind, Nodes, WorldError
 from loadtests.workload import Class
 from policies.balancers.p2c import P2C
+from policies.calibrate import GAIN, OVERDRAFT
 from tests.loadtests.simulator.worlds import FAST, NODES, SLOW, house, poisson, world
 
 
@@ -137,16 +138,20 @@ def test_names_mean_nothing():
     assert abs(statistics.fmean(differences)) < 4 * error + 1e-9
 
 
-def test_fresher_reports_are_no_worse():
-    """Less so by more than chance allows: paired seeds, four standard errors."""
-
-    def attained(heartbeat):
-        control = Control(heartbeat_s=heartbeat, on_responses=False)
-        return [run(seed=seed, plan=poisson(seed=seed), control=control).figures.attainment for seed in range(8)]
-
-    gains = [fresh - stale for fresh, stale in zip(attained(0.05), attained(3.0), strict=True)]
-    assert statistics.fmean(gains) > 0
-    assert statistics.fmean(gains) > -4 * statistics.stdev(gains) / len(gains) ** 0.5
+@pytest.mark.parametrize("heartbeat", [0.05, 1.0, 5.0])
+def test_promises_are_kept_however_old_the_reports(heartbeat):
+    """Misses of what was accepted: the share promised, and what the bound of policies/calibrate.py adds, here over two
+    gateways and eight seeds with 40 requests outstanding at most."""
+    missed = accepted = 0.0
+    control = Control(heartbeat_s=heartbeat, on_responses=False)
+    for seed in range(8):
+        figures = run(seed=seed, plan=poisson(seed=seed), control=control).figures
+        missed += figures.miss_rate_accepted * figures.accepted_share
+        accepted += figures.accepted_share
+    requests = 8 * 480
+    extra = 2 * 8 * ((0.05 + OVERDRAFT) / GAIN + 40 + 1) / requests
+    assert missed / accepted <= 0.05 + extra
+    assert accepted / 8 > 0.9, "not by promising nothing"
 
 
 def test_reserved_and_token_priced_capacity_are_billed_in_their_own_way():

@@ -1,6 +1,6 @@
 import random
 
-from policies.balancers.pipeline import CHEAPEST_IN_DEADLINE, Pipeline, accepting, cost
+from policies.balancers.pipeline import CHEAPEST_IN_DEADLINE, Pipeline, accepting, price
 from tests.fleets import MODEL, request, router, worker
 
 
@@ -18,5 +18,5 @@ def test_it_reads_like_the_rule():
 
 
 def test_parts_can_be_composed_for_experiments():
-    dearest = Pipeline((accepting,), lambda view: -cost(view), lambda scored, _: min(scored, key=lambda s: s[0])[1])
+    dearest = Pipeline((accepting,), lambda view: -price(view), lambda scored, _: min(scored, key=lambda s: s[0])[1])
     assert dearest.pick(house().fleet.columns(MODEL), request(), 0.0, random.Random(1)).worker.id == "near"

@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from policies.request import Selection, WorkerGone
+from tests.fleets import MODEL, request, router, worker
+
+
+def many(count: int):
+    return router(*(worker(f"w{i}", region=f"r{i % 3}", usd_per_hour=1.0 + i) for i in range(count)))
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        (Selection(regions=(("r0", "r1"),)), {"w0", "w1", "w3", "w4"}),
+        (Selection(regions=(("r*",), ("r2",))), {"w2", "w5"}),
+        (Selection(only=("w1", "r2")), {"w1", "w2", "w5"}),
+        (Selection(ignore=("r0", "w1")), {"w2", "w4", "w5"}),
+        (Selection(variants=("int8",)), set()),
+        (Selection(regions=(("eu-*",),)), set()),
+    ],
+)
+def test_selections(selection, expected):
+    r = many(6)
+    columns = r.fleet.columns(MODEL)
+    mask = columns.eligible(request(selection=selection), 0.0, (), 0.5)
+    assert {columns.nodes[i].worker.id for i in np.flatnonzero(mask)} == expected
+
+
+def test_masks_follow_membership():
+    r = many(3)
+    columns = r.fleet.columns(MODEL)
+    selection = Selection(only=("w0", "w2"))
+    assert columns.masks.selected(selection).tolist() == [True, False, True]
+    r.observe(WorkerGone("w0"), 0.0)
+    assert columns.masks.selected(selection).sum() == 1
