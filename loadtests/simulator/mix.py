@@ -62,7 +62,7 @@ def sort_out(world: World, plan: Sequence[Planned]) -> Mix:
     prompts = _to_prefill(plan)
     outputs = np.array([planned.output_tokens for planned in plan], np.float64)
     edges = np.unique(np.quantile(prompts, np.arange(1, BUCKETS) / BUCKETS))
-    gateways = {origin: _entrance(world, origin) for origin in {planned.origin for planned in plan}}
+    gateways = {origin: entrance(world, origin) for origin in {planned.origin for planned in plan}}
     names = sorted(set(gateways.values()))
     classes = list(dict.fromkeys(planned.kind for planned in plan))
     numbers = {kind: number for number, kind in enumerate(classes)}
@@ -93,7 +93,7 @@ def sort_out(world: World, plan: Sequence[Planned]) -> Mix:
     return Mix(tuple(kinds), edges)
 
 
-def _entrance(world: World, origin: str) -> str:
+def entrance(world: World, origin: str) -> str:
     """The region of the gateway that a region's clients use: its own, or else the nearest."""
     if origin in world.gateways:
         return origin
