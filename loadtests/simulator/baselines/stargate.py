@@ -15,8 +15,10 @@ from policies.node import Node
 from policies.request import Change, Dispatch, LoadSeen, RoundTrip
 from policies.worker import WorkerState
 
-SAMPLED = 2
-"""`n`."""
+SAMPLED = 64
+"""`n` of power-of-n: 2 by default, 64 at most. Tuned: 96 % in deadline, 95 with 32, 86 with 8, 49 with 2."""
+SHUFFLED = 2
+"""`n` of wait-and-widen. With 8 it is the same within a tenth of a point."""
 BUCKET_S = 0.020
 """`ttft_bucket_size_ms`."""
 UNLOCK = 0.25
@@ -29,8 +31,8 @@ class Estimates:
     """Stargate's view of a node: the last round trip + published queue delay + prefill, and its own reservations.
 
     `stargate/src/load_balancer/` and `docs/load-balancer-configuration.md` of NVIDIA/nvcf: the round trip is the last
-    raw sample; tokens sent since the last heartbeat are added to the queue until the next one; a node without a free
-    slot has no capacity.
+    raw sample; tokens sent since the last report are added to the queue until the next one; a node without a free slot
+    has no capacity. Theirs reports in heartbeats; here answers bring reports too, where the world has it so.
     """
 
     def __init__(self) -> None:
@@ -70,7 +72,7 @@ class Estimates:
 
 
 class PowerOfN(Watching):
-    """`power-of-n` with the `ttft` comparator: of two random nodes with capacity the one with the lower estimate."""
+    """`power-of-n` with the `ttft` comparator: of n random nodes the lowest estimate, full ones last."""
 
     def __init__(self) -> None:
         self._estimates = Estimates()
@@ -127,7 +129,7 @@ class WaitAndWiden(Patient):
         def shorter(slot: int) -> tuple[float, float]:
             return estimates.queue(nodes[slot]), estimates.share(nodes[slot].state)
 
-        return min(rng.sample(open_slots, min(SAMPLED, len(open_slots))), key=shorter)
+        return min(rng.sample(open_slots, min(SHUFFLED, len(open_slots))), key=shorter)
 
     def _unlocked(self, candidates: Candidates) -> tuple[list[int], float]:
         """Slots unlocked and with capacity, and when the next bucket unlocks."""

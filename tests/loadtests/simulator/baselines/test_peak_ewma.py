@@ -41,9 +41,10 @@ def test_who_has_never_answered_gets_one_request_to_show_itself():
     assert arena.send(0.2).node.worker.id == "b"
 
 
-def test_the_whole_exchange_is_measured():
-    balancer = PeakEwma()
-    arena = Arena(balancer, *pair)
-    dispatch = arena.send()
-    arena.answer(dispatch, 3.0, first_byte=0.1)
-    assert balancer._costs[dispatch.node.worker.id][0] == 3.0
+def test_streams_are_measured_to_their_first_token_other_answers_whole():
+    for stream, seconds in ((True, 0.1), (False, 3.0)):
+        balancer = PeakEwma()
+        arena = Arena(balancer, *pair)
+        dispatch = arena.send(stream=stream)
+        arena.answer(dispatch, 3.0, first_byte=0.1)
+        assert balancer._costs[dispatch.node.worker.id][0] == seconds

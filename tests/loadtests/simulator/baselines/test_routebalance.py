@@ -12,7 +12,7 @@ def priced(**usd: float) -> tuple:
 
 def test_latency_and_cost_are_weighed_on_one_scale():
     arena = Arena(
-        RouteBalance(), *priced(cheap=1.0, middle=1.3, dear=3.0), rtt={"cheap": 0.5, "middle": 0.2, "dear": 0.01}
+        RouteBalance(), *priced(cheap=1.0, middle=1.005, dear=3.0), rtt={"cheap": 0.5, "middle": 0.2, "dear": 0.01}
     )
     assert arena.send().node.worker.id == "middle"
 

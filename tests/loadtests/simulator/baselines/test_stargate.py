@@ -22,7 +22,7 @@ def test_the_estimate_is_round_trip_queue_and_prefill_and_what_was_sent_since():
     assert estimates.first_token(node, 1000.0) == pytest.approx(0.04 + 0.1 + 0.11)
 
 
-def test_of_two_the_sooner_and_the_full_only_among_the_full():
+def test_the_soonest_and_the_full_only_among_the_full():
     arena = Arena(PowerOfN(), *three()[:2])
     arena.loaded("a", backlog=0.5, waiting=1)
     assert arena.send().node.worker.id == "b"
