@@ -373,7 +373,5 @@ class Candidates:
         return slack, residuals.probability(float(slack.max())) if slack.size else 0.0
 
     def crowded_out(self, now: float) -> bool:
-        """Whether a node would be in time if nobody waited there."""
-        whole, first, pace = self.lateness(now)
-        wait = self.columns.wait
-        return bool((self.eligible & (whole <= wait) & (first <= wait) & (pace <= 0.0)).any())
+        """Whether a node would be in time, in the mean, if nobody waited there."""
+        return self.drained(now) < INFINITE
