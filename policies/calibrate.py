@@ -14,6 +14,7 @@ from collections import OrderedDict
 from statistics import NormalDist
 
 import numpy as np
+import numpy.typing as npt
 
 from policies.estimate import CLASSES
 
@@ -56,25 +57,29 @@ class Residuals:
         self._next = PRIOR
         self.count = PRIOR
         """Residuals the quantiles are made of, the prior's included."""
-        self._fresh = 0
-        self._sorted: list[float] = prior
+        self._fresh: list[float] = []
+        """Those of which the quantiles do not know yet."""
+        self._sorted: npt.NDArray[np.float64] = np.array(prior)
 
     def observe(self, residual: float) -> bool:
         """Take one; say whether the quantiles are new."""
-        self._window[self._next] = min(BOUND, max(-BOUND, residual))
-        self._next = (self._next + 1) % WINDOW
-        self.count = min(WINDOW, self.count + 1)
-        self._fresh += 1
-        if self._fresh < REFRESH:
+        fresh = self._fresh
+        fresh.append(residual)
+        if self.count < WINDOW:
+            self.count += 1
+        if len(fresh) < REFRESH:
             return False
-        self._fresh = 0
-        self._sorted = np.sort(self._window[: self.count]).tolist()
+        places = np.arange(self._next, self._next + REFRESH) % WINDOW
+        self._window[places] = np.clip(fresh, -BOUND, BOUND)
+        self._next = (self._next + REFRESH) % WINDOW
+        fresh.clear()
+        self._sorted = np.sort(self._window[: self.count])
         return True
 
     def quantile(self, share: float) -> float:
         """The residual that a share of them does not exceed; beyond what was seen, the largest."""
         rank = math.ceil(share * len(self._sorted)) - 1
-        return self._sorted[rank if rank > 0 else 0]
+        return float(self._sorted[rank if rank > 0 else 0])
 
     def probability(self, residual: float) -> float:
         """The share of residuals at or below this one: P(in time) when it is slack over spread."""
@@ -125,7 +130,8 @@ class Level:
         self.settled_count += 1
         if self._accepted == LASTED:
             self.patience = 1.0 / self.target
-        self.eps = min(MAX_LEVEL, self.eps + GAIN * (self.target - missed))
+        eps = self.eps + GAIN * (self.target - missed)
+        self.eps = eps if eps < MAX_LEVEL else MAX_LEVEL
 
     def tested(self, missed: bool) -> None:
         """A request that would have been accepted, were the level not closed, has ended."""
@@ -159,7 +165,8 @@ class Calibration:
 
     def quantiles(self, probability: float, tenant: str) -> tuple[float, float]:
         """Spreads above the mean to grant the whole answer and its first token, to keep a promise."""
-        share = 1.0 - max(STRICTEST, self.level(probability, tenant))
+        level = self.level(probability, tenant)
+        share = 1.0 - (level if level > STRICTEST else STRICTEST)
         return self.total.quantile(share), self.first.quantile(share)
 
     def level(self, probability: float, tenant: str) -> float:

@@ -291,7 +291,8 @@ class Router:
         if not missed:
             assert total is not None
             first = total if outcome.first_byte is None else outcome.first_byte
-            calibration.total.observe((total - eta.total) / max(LEAST_SPREAD, eta.spread))
+            spread = eta.spread
+            calibration.total.observe((total - eta.total) / (spread if spread > LEAST_SPREAD else LEAST_SPREAD))
             if request.stream:
                 calibration.first.observe((first - eta.first_token) / max(LEAST_SPREAD, eta.first_spread))
             missed = dispatch.at + total > request.deadline or dispatch.at + first > request.first_token_deadline

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import zlib
+from bisect import bisect_right
 
 import numpy as np
 import numpy.typing as npt
@@ -50,14 +51,16 @@ def cheapest_with_room(candidates: Candidates, slots: Slots, rng: random.Random)
     """One of the cheapest prefix of `slots`, at random by room."""
     columns, prices = candidates.columns, candidates.price[slots]
     tier = slots[prices <= prices[prices.argmin()] * TIER]
-    if len(tier) == 1 and columns.headroom[tier[0]] >= SPREAD * columns.unseen:
+    headroom, need, count = columns.headroom, SPREAD * columns.unseen, len(tier)
+    if count == 1 and headroom[tier[0]] >= need:
         return int(tier[0])
-    room = columns.headroom[tier].cumsum()
-    need = SPREAD * columns.unseen
-    if room[-1] < need and len(tier) < min(len(slots), LONGEST):
-        tier, room = _widened(columns.headroom, prices, slots, len(tier), need)
-    drawn = int(room.searchsorted(rng.random() * room[-1], side="right"))
-    return int(tier[min(drawn, len(tier) - 1)])
+    room = headroom[tier].cumsum()
+    whole = room[-1]
+    if whole < need and count < min(len(slots), LONGEST):
+        tier, room = _widened(headroom, prices, slots, count, need)
+        whole, count = room[-1], len(tier)
+    drawn = bisect_right(room, rng.random() * whole)  # of few, in a fifth of the time that searchsorted takes
+    return int(tier[drawn if drawn < count else -1])
 
 
 def _widened(headroom: Floats, prices: Floats, slots: Slots, least: int, need: float) -> tuple[Slots, Floats]:
