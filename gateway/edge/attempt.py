@@ -38,6 +38,9 @@ LONGEST_ANNOUNCED_MS = 86_400_000
 """Milliseconds of budget a worker is told at most."""
 
 NO_FIELDS: dict[bytes, bytes] = {}
+NOT_YET: tuple[None, bytes] = (None, b"")
+OPENINGS = 64
+"""Openings of worker requests kept per client head, of about 300 bytes each: more than a price tier has nodes."""
 ROUTING_FIELDS = frozenset(row.name for row in headers.TABLE)
 """Headers that spoke to us; a worker gets what it needs of them in our own words."""
 WITHHELD = wire.NOT_FORWARDED | ROUTING_FIELDS
@@ -145,25 +148,37 @@ class Attempt(msgspec.Struct, eq=False):
 
     def head(self, client: Head, path: bytes, length: int, request_id: bytes, traceparent: bytes, now: float) -> bytes:
         """The request head for the worker: our own framing and words, and the client's end-to-end fields."""
-        dispatch = self.dispatch
-        fields = client.passed_on
-        if fields is None:
-            client.passed_on = fields = _passed_on(client)
-        if dispatch.node.worker.variant_header:
-            fields += wire.VARIANT + dispatch.node.endpoint.variant.encode()
-        if dispatch.attempt > 1:
-            fields += wire.ATTEMPT + b"%d" % dispatch.attempt
+        node, attempt = self.dispatch.node, self.dispatch.attempt
+        endpoint, opening = client.openings.get(node, NOT_YET)
+        if endpoint is not node.endpoint or path is not client.target:
+            opening = self._opening(client, path)
+        if attempt > 1:
+            opening += wire.ATTEMPT + b"%d" % attempt
         if traceparent:
-            fields += wire.TRACEPARENT + traceparent
+            opening += wire.TRACEPARENT + traceparent
         left = (self.limit - now) * 1e3
         budget = b"%d" % (
             round(left) if 1.0 < left < LONGEST_ANNOUNCED_MS else 1 if left <= 1.0 else LONGEST_ANNOUNCED_MS
         )
         return b"".join((
-            wire.POST, path, wire.REQUEST_VERSION, self.pool.host, fields,
-            wire.LOAD_WANTED, wire.REQUEST_ID, request_id, wire.DEADLINE, budget, wire.EXPECTED_TIMEOUT, budget,
+            opening, wire.REQUEST_ID, request_id, wire.DEADLINE, budget, wire.EXPECTED_TIMEOUT, budget,
             wire.CONTENT_LENGTH, b"%d" % length, wire.HEAD_END,
         ))  # fmt: skip
+
+    def _opening(self, client: Head, path: bytes) -> bytes:
+        """The head up to what differs from request to request: written once per node for a head that is repeated."""
+        node = self.dispatch.node
+        fields = client.passed_on
+        if fields is None:
+            client.passed_on = fields = _passed_on(client)
+        variant = wire.VARIANT + node.endpoint.variant.encode() if node.worker.variant_header else b""
+        lines = (wire.POST, path, wire.REQUEST_VERSION, self.pool.host, fields, variant, wire.LOAD_WANTED)
+        opening = b"".join(lines)
+        if path is client.target:
+            if len(client.openings) >= OPENINGS:
+                client.openings.clear()
+            client.openings[node] = node.endpoint, opening
+        return opening
 
 
 def _passed_on(client: Head) -> bytes:

@@ -182,7 +182,6 @@ class Exchange:
         if self.state is SENT:
             if not reply.headed:
                 return
-            self._go(BUFFER)
             attempt.named = named = dict(reply.fields)
             attempt.report, attempt.reported = named.get(loads.REPORT), now
             reason = relay.verdict(reply, named)
@@ -193,6 +192,10 @@ class Exchange:
                 attempt.events = relay.Events()
                 if attempt.report is not None:
                     loads.learn(self._plane, attempt, now)
+            elif reply.complete:  # all of it at once: the common case
+                self._complete(attempt, link, now)
+                return
+            self._go(BUFFER)
         if attempt.events is not None:
             self._relay_events(attempt, attempt.events, link)
         elif self.state is STREAM:

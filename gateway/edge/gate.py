@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from gateway.config import Limits
     from gateway.openai.headers import Asked
     from gateway.routes import Plan
+    from policies.node import Node
+    from policies.records import Endpoint
     from policies.request import Shed
 
 Fields = list[tuple[bytes, bytes]]
@@ -34,6 +36,7 @@ class Head:
         "method",
         "modern",
         "named",
+        "openings",
         "passed_on",
         "path",
         "plan",
@@ -59,6 +62,8 @@ class Head:
         """What its last request's body did not decide."""
         self.passed_on: bytes | None = None
         """Its fields for a worker."""
+        self.openings: dict[Node, tuple[Endpoint, bytes]] = {}
+        """What a node's worker gets up to our own words about one request, as long as the endpoint is that one."""
         self.path = target.partition(b"?")[0] if b"?" in target else target
         """The raw path. Authentication, routing and forwarding all use this one string (faults.md T4)."""
 

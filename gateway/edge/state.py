@@ -12,7 +12,7 @@ import enum
 #   DECIDE   the whole request is here; nothing is reserved.
 #   HELD     nobody can take it now; it is routed again, at the latest when the router said.
 #   CONNECT  a node is reserved, and no link to its worker was idle.
-#   SENT     the request is written; no whole head of an answer has come.
+#   SENT     the request is written; no whole head of an answer has come (a short answer may come whole, and ends it).
 #   BUFFER   the head is here, and the client has nothing yet: unary bodies, and streams before their first whole
 #            event, wait here, so that a worker's death costs no request.
 #   STREAM   bytes have gone to the client: from here on nothing can be repeated or taken back.

@@ -43,14 +43,16 @@ def test_what_a_decision_wants_to_know_is_asked_once_its_request_is_on_the_way()
     asked: list[tuple[tuple[str, ...], bytes]] = []
     edge = Edge("ab", ask=lambda worker_ids: asked.append((tuple(worker_ids), bytes(edge.wire("a").sent))))
     route = edge.router.route
+    wanted: tuple[str, ...] = ()
 
     def curious(*args: Any) -> Any:
-        return msgspec.structs.replace(route(*args), probes=("b", "c"))
+        return msgspec.structs.replace(route(*args), probes=wanted)
 
+    edge.router.route = curious  # type: ignore[method-assign]
     Playbook(edge) >> client(post(CHAT)) >> upstream_says("a", reply(ANSWER))
     assert asked == []
     edge.wire("a").take()
-    edge.router.route = curious  # type: ignore[method-assign]
+    wanted = ("b", "c")
     Playbook(edge) >> client(post(CHAT))
     ((worker_ids, sent),) = asked
     assert worker_ids == ("b", "c")
