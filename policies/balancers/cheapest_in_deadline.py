@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,7 @@ def _widened(headroom: Floats, prices: Floats, slots: Slots, least: int, need: f
         slots, prices = slots[near], prices[near]
     order = slots[prices.argsort(kind="stable")]
     room = headroom[order].cumsum()
-    count = max(least, int(room.searchsorted(need)) + 1)
+    count = max(least, bisect_left(room, need) + 1)
     return order[:count], room[:count]
 
 
