@@ -39,7 +39,7 @@ GRID: Final[dict[str, list[Any]]] = {
     HEARTBEAT: [0.1, 1.0, 5.0],
     LOAD: [0.5, 0.7, 0.95, 1.1],
 }
-SECONDS, WARM_UP = 10.0, 5.0
+SECONDS, WARM_UP = 8.0, 4.0
 """Of a run in the grid. The world's own 40 s would take an hour; overload has less time to build up in these."""
 SEEDS, CENTRE_SEEDS = 3, 4
 """In the grid, and where the headline speaks: there runs are as long as the world says, and more of them."""
