@@ -10,7 +10,9 @@
     registry    heartbeats on their way to the gateways: late, lost, or not at all
     edge        one gateway: asks its contender, sends, retries, reports
     contender   what decides: the shipped Router, or a baseline with the same verbs
-    fluid       the bound nobody beats: a linear program
+    contenders  all of them by name; `baselines/` holds the policies to beat
+    fluid       the bound nobody beats: a linear program over the kinds of requests that `mix` sorts out
+    exact       the optimum of small worlds: an integer program
     ledger      what came of every request, and the figures made of it
     runs        scenarios x policies x seeds, paired, over processes
     whatif      other policies on what was really asked: history, from decision logs (replay) or others' (foreign)

@@ -62,7 +62,7 @@ def optimum(world: World, plan: Sequence[Planned], step_s: float) -> Optimum:
     served = round(float(chosen.sum()))
     as_many = LinearConstraint(np.ones((1, len(starts))), lb=served)
     usd = np.array([start.usd for start in starts])
-    # In cents per thousand or so: the solver's tolerances are absolute.
+    # Scaled to the dearest: the tolerances of the solver are absolute.
     chosen = _solve(usd / max(usd.max(), 1e-12), [apart, as_many])
     return Optimum(served, float(usd @ chosen))
 
