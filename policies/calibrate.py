@@ -169,6 +169,13 @@ class Calibration:
         share = 1.0 - (level if level > STRICTEST else STRICTEST)
         return self.total.quantile(share), self.first.quantile(share)
 
+    def whole(self, probability: float, tenant: str) -> tuple[float, bool]:
+        """Spreads above the mean to grant the whole answer, and whether the promise may be given now: what most
+        decisions want to know, from one look at the levels."""
+        promise, own = self._promises[probability], self._own(probability, tenant)
+        eps = promise.eps if own is None or promise.eps < own.eps else own.eps
+        return self.total.quantile(1.0 - (eps if eps > STRICTEST else STRICTEST)), eps > -OVERDRAFT
+
     def level(self, probability: float, tenant: str) -> float:
         """The share of misses to allow now.
 

@@ -277,12 +277,14 @@ class Candidates:
     the quantile of this gateway's own errors at the level that keeps its promises (calibrate.py).
     """
 
-    __slots__ = ("_blocks", "columns", "cost", "eligible", "fit", "request", "z", "z_first")
+    __slots__ = ("_blocks", "columns", "cost", "eligible", "fit", "open", "request", "z", "z_first")
 
     z: float
     """Spreads above the mean that the whole answer is granted, ..."""
     z_first: float
     """... and its first token."""
+    open: bool
+    """Whether a promise may be given now."""
 
     eligible: Mask
     """May take it."""
@@ -297,13 +299,16 @@ class Candidates:
         if request.max_cost < INFINITE:
             eligible = eligible & (cost <= request.max_cost)
         self.eligible = eligible
-        self.z, self.z_first = z, z_first = columns.calibration.quantiles(request.probability, request.tenant)
+        calibration, asks_first = columns.calibration, request.first_token_deadline < INFINITE
+        z, self.open = calibration.whole(request.probability, request.tenant)
+        z_first = calibration.quantiles(request.probability, request.tenant)[1] if asks_first else z
+        self.z, self.z_first = z, z_first
         deadline = request.deadline
         if deadline == INFINITE and request.patient:
             self.fit = eligible & (columns.wait <= request.patience)
             return
         fit = eligible & (columns.quantile(blocks, z) <= deadline - now)
-        if request.first_token_deadline < INFINITE:
+        if asks_first:
             first = columns.quantile(columns.blocks(request, 0.0), z_first)
             fit = fit & (first <= request.first_token_deadline - now)
         if request.token_interval < INFINITE:

@@ -222,7 +222,7 @@ class Router:
     def _promised(self, candidates: Candidates, slot: int, status: Status) -> Choice:
         """A pick that is in time: with its promise, unless that has been broken too often of late."""
         request = candidates.request
-        if request.patient or self.fleet.calibration.open(request.probability, request.tenant):
+        if candidates.open or request.patient:
             return Choice(candidates, slot, status)
         return Choice(candidates, slot, Status.BEST_EFFORT, test=True)
 
