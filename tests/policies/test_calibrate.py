@@ -193,3 +193,13 @@ def test_tenants_are_many_and_memory_is_not():
     for i in range(5_000):
         c.settled(0.95, f"tenant-{i}", missed=False)
     assert len(c._tenants) <= 1024
+
+
+def test_one_look_tells_what_two_would():
+    c = Calibration()
+    for missed in [False, True] * 4 + [True] * 8:
+        for tenant in ("", "acme"):
+            z, is_open = c.whole(0.95, tenant)
+            assert (z, is_open) == (c.quantiles(0.95, tenant)[0], c.open(0.95, tenant))
+        c.settled(0.95, "acme", missed)
+    assert not c.whole(0.95, "acme")[1]
