@@ -6,7 +6,6 @@ Each estimator is a handful of floats with `observe`; none keeps samples, reads 
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
 RTT_GAIN = 1 / 8
 DEVIATION_GAIN = 1 / 4
@@ -31,8 +30,6 @@ MIN_ERROR = 0.02
 
 CLASSES = (0.90, 0.95, 0.98, 0.99)
 """The probability classes a request may ask for."""
-Z = {p: NormalDist().inv_cdf(p) for p in CLASSES}
-"""How many spreads above the mean each class asks for, until calibrated quantiles replace the normal's."""
 
 
 def probability(slack: float, spread: float) -> float:

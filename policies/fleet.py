@@ -76,11 +76,8 @@ class Fleet:
                 columns.describe(node)
                 columns.touch(node, now)
 
-    def region_rtt(self, region: str) -> RoundTrips | None:
-        """Round trips to a region, over all its workers; a new worker starts from them."""
-        return self._regions.get(region)
-
     def regions(self) -> dict[str, RoundTrips]:
+        """Round trips to each region, over all its workers; a new worker starts from them."""
         return self._regions
 
     # Changing.

@@ -190,9 +190,6 @@ class Shed(msgspec.Struct, gc=False, frozen=True):
     """Seconds after which trying again may help."""
 
 
-Decision = Dispatch | Hold | Shed
-
-
 class Outcome(msgspec.Struct, gc=False, frozen=True, kw_only=True):
     """What came of one dispatch. Durations count from `Dispatch.at`; `None` where it was not observed."""
 

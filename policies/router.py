@@ -123,7 +123,7 @@ class Router:
             return refusal
         choice = self.consider(request, now, avoid)
         if not avoid and not request.patient:
-            policy.overload.routed(self._crowded_out(choice, request, now))
+            policy.overload.routed(self._crowded_out(choice, now))
         if isinstance(choice, Shed):
             return choice
         candidates, slot = choice.candidates, choice.slot
@@ -240,7 +240,7 @@ class Router:
         slots = (slack >= slack.max() - NEARLY).nonzero()[0]
         return Choice(candidates, cheapest_with_room(candidates, slots, self._rng), Status.BEST_EFFORT)
 
-    def _crowded_out(self, choice: Choice | Shed, request: Request, now: float) -> bool:
+    def _crowded_out(self, choice: Choice | Shed, now: float) -> bool:
         """Whether only queues kept a request from being promised its deadline."""
         if isinstance(choice, Choice):
             unpromised = choice.status is Status.BEST_EFFORT and not choice.test

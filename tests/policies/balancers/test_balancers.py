@@ -11,7 +11,6 @@ from policies.config import BalancerConfig
 from tests.fleets import MODEL, request, router, worker
 
 ALL = [kind().build for kind in BalancerConfig.__args__] + [Soonest, FastestTokens]
-SPREADS_OVER_EQUALS = ALL
 
 
 def view(names, eligible=None, **fields):
