@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from policies.decision import label
 from policies.reason import TABLE
 from policies.request import Dispatch, Eta, Outcome, Request, Shed
 
@@ -132,17 +133,10 @@ def _attempt(tried: Tried) -> dict[str, Any]:
         "region": node.region,
         "variant": node.endpoint.variant,
         "promise": dispatch.status.value,
-        "outcome": "pending" if outcome is None else _label(outcome),
+        "outcome": "pending" if outcome is None else label(outcome),
         "predicted": _predicted(dispatch.eta) | {"cost_usd": dispatch.cost},
         "actual": None if outcome is None else _actual(outcome) | {"cost_usd": tried.cost},
     }
-
-
-def _label(outcome: Outcome) -> str:
-    """What an attempt came to, in one word for metrics and people."""
-    if outcome.client_error:
-        return "client_error"
-    return outcome.reason.label if outcome.reason else "ok"
 
 
 def _predicted(eta: Eta) -> dict[str, float | None]:

@@ -243,12 +243,19 @@ def _attempted(
         actual=Actual(
             *map(_seen, (seen.first_byte, seen.total, seen.queue, seen.prefill, seen.decode, seen.accelerator))
         ),
-        outcome=CLIENT_ERROR if seen.client_error else OK if seen.reason is None else seen.reason.label,
+        outcome=label(seen),
         output_tokens=seen.output_tokens,
         reply_bytes=seen.reply_bytes,
         expected_cost=float(f"{dispatch.cost:.6g}"),
         cost=float(f"{cost:.6g}"),
     )
+
+
+def label(outcome: Outcome) -> str:
+    """What an attempt came to, in one word."""
+    if outcome.client_error:
+        return CLIENT_ERROR
+    return OK if outcome.reason is None else outcome.reason.label
 
 
 def _in_deadline(dispatch: Dispatch, outcome: Outcome | None) -> bool:
