@@ -95,9 +95,7 @@ def legend(told: Row) -> str:
         lines.append(f'"in time": the chance to be complete in {limit}; with {sure} or more a node counts as in time.')
     verdicts = " ".join(row["verdict"] for row in told["candidates"])
     if "not drawn" in verdicts:
-        lines.append(
-            "Of nodes as cheap, the sooner of two drawn at random is chosen; the next request may go elsewhere."
-        )
+        lines.append("Of nodes as cheap one is drawn at random, by the room it has; the next request may go elsewhere.")
     elif told["decision"] == "feasible" and "prefers another" not in verdicts:
         lines.append("The cheapest that will do is chosen.")
     return "\n".join(lines)

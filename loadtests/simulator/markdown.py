@@ -114,7 +114,7 @@ GUIDE: Final = """\
   many of those promises it broke. Baselines that predict nothing promise by the product's own estimate.
 - **p50, p99**: seconds to the first token of answered requests. **Herd**: the most that came to one node within one
   age of its news, over what it can serve in that time. **Jain**: fairness between client regions, 1 is even. **µs**:
-  wall time of one decision, measured while the machine did other things too.
+  CPU time of one decision, measured while the machine did other things too.
 - `clairvoyant` sees every queue as it is and prices congestion: no gateway can run it. `fluid bound` is a linear
   program without queues or chance, which grants a run all its luck: nobody can keep more deadlines, or keep as many for
   less. `fluid, steady` is the same program in the long run, where what comes must be served as fast as it comes.

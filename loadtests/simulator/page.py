@@ -212,7 +212,7 @@ SECTIONS: Final = (
      "Mean ± half the 95 % interval. The paired difference is in points of attainment, on the same requests. Cost is"
      " all accelerator time spent, wasted work included; fleet cost is the bill for every node all of the time. Times"
      " are to the first token. Herd: the most that came to one node within one age of its news, over what it can serve"
-     " in it. Jain: 1 is even between tenants or regions. µs: wall time of one decision.",
+     " in it. Jain: 1 is even between tenants or regions. µs: CPU time of one decision.",
      "table"),
     ("What each class got", "Percent in deadline, by deadline class.", "classes", "tenants"),
     ("What each region got", "Percent in deadline, by the region of the client.", "regions"),
