@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, Protocol
 
 from loadtests.simulator.world import World
 from policies.admission import AdmissionConfig
-from policies.balancers import Balancer
 from policies.columns import Candidates
 from policies.fleet import Fleet
 from policies.probing import ProbeBudget
@@ -119,9 +118,3 @@ class Shipped(Router):
 
     def probes(self) -> Sequence[str]:
         return self._wanted
-
-
-def shipped(setting: Setting, balancer: Balancer) -> Shipped:
-    """The product's router with one of the product's balancers."""
-    policy = Policy(balancer, AdmissionConfig(), RetryConfig())
-    return Shipped(Fleet(setting.rng), {POLICY: policy}, setting.rng)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from loadtests.simulator.baselines import blind, counts, litellm, llmd, stargate
 from loadtests.simulator.baselines.c3 import C3
@@ -30,9 +29,8 @@ from policies.fleet import Fleet
 Factory = Callable[[Setting], Contender]
 
 
-def product(balancer: Any = None) -> Factory:
-    """The product's router with a policy made as `gateway.yaml` makes it; without a balancer the default one."""
-    config = PolicyConfig() if balancer is None else PolicyConfig(balancer)
+def product(config: PolicyConfig) -> Factory:
+    """The product's router with a policy as `gateway.yaml` has it."""
 
     def make(setting: Setting) -> Contender:
         return Shipped(Fleet(setting.rng), {POLICY: config.build()}, setting.rng)
@@ -66,13 +64,13 @@ def _static_lp(setting: Setting) -> Watching:
 
 CONTENDERS: dict[str, Factory] = {
     # The product's own.
-    "isochrone": product(),
-    "cheapest_in_deadline": product(CheapestInDeadlineConfig()),
-    "p2c": product(P2CConfig()),
-    "least_loaded": product(LeastLoadedConfig()),
-    "round_robin": product(RoundRobinConfig()),
-    "nearest": product(NearestConfig()),
-    "lowest_cost": product(LowestCostConfig()),
+    "isochrone": product(PolicyConfig()),
+    "cheapest_in_deadline": product(PolicyConfig(CheapestInDeadlineConfig())),
+    "p2c": product(PolicyConfig(P2CConfig())),
+    "least_loaded": product(PolicyConfig(LeastLoadedConfig())),
+    "round_robin": product(PolicyConfig(RoundRobinConfig())),
+    "nearest": product(PolicyConfig(NearestConfig())),
+    "lowest_cost": product(PolicyConfig(LowestCostConfig())),
     # Baselines, from the blind to the clairvoyant.
     "random": watching(lambda _: blind.Random()),
     "lowest_price": watching(lambda _: blind.LowestPrice()),

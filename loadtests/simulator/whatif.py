@@ -19,14 +19,13 @@ from ruamel.yaml import YAML, YAMLError
 
 from loadtests.rows import FileError
 from loadtests.simulator import foreign, mapping, replay
-from loadtests.simulator.contender import POLICY, Contender, Setting, Shipped, Watching
-from loadtests.simulator.contenders import CONTENDERS, watching
-from loadtests.simulator.edge import Call
+from loadtests.simulator.call import Call
+from loadtests.simulator.contender import Watching
+from loadtests.simulator.contenders import CONTENDERS, product, watching
 from loadtests.simulator.history import Account, History, Past, account, cut, plan, world
 from loadtests.simulator.runs import Make, Simulation
 from policies.columns import Candidates
 from policies.config import PolicyConfig
-from policies.fleet import Fleet
 
 LOGGED = "as logged"
 RESIMULATED = "simulated again"
@@ -76,11 +75,7 @@ def named(policy: str) -> tuple[str, Make]:
         raise FileError(f"{path}: {error.strerror or error}") from error
     except (YAMLError, msgspec.ValidationError) as error:
         raise FileError(f"{path}: {error}") from error
-
-    def make(setting: Setting) -> Contender:
-        return Shipped(Fleet(setting.rng), {POLICY: config.build()}, setting.rng)
-
-    return path.stem, make
+    return path.stem, product(config)
 
 
 def compare(

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from loadtests.simulator.contender import POLICY, Baseline, Shipped, Watching, shipped
-from policies.balancers.p2c import P2C
+from loadtests.simulator.contender import POLICY, Baseline, Shipped, Watching
+from loadtests.simulator.contenders import product
+from policies.config import P2CConfig, PolicyConfig
 from policies.fleet import Fleet
 from policies.request import Dispatch, LoadSeen, Outcome, Shed, WorkerSeen
 from policies.router import Router
@@ -73,14 +74,14 @@ def test_a_baseline_shares_accounting_and_retries_with_the_product(rng):
 
 
 def test_the_shipped_router_asks_for_nothing_beside_what_it_is_told(rng):
-    made = shipped(SimpleNamespace(rng=rng), P2C())
+    made = product(PolicyConfig(P2CConfig()))(SimpleNamespace(rng=rng))
     assert isinstance(made, Shipped)
     assert made.probes() == ()
     assert Watching().probes() == ()
 
 
 def test_the_shipped_router_has_probed_what_its_last_dispatch_names_within_the_budget(rng, monkeypatch):
-    made = shipped(SimpleNamespace(rng=rng), P2C())
+    made = product(PolicyConfig(P2CConfig()))(SimpleNamespace(rng=rng))
     made.observe(WorkerSeen(fleets.worker("w")), 1.0)
     route = Router.route
 

@@ -3,19 +3,19 @@ import statistics
 import pytest
 from msgspec import structs
 
-from loadtests.simulator.contender import shipped
+from loadtests.simulator.contenders import product
 from loadtests.simulator.definitions import Case
 from loadtests.simulator.kept import Kept
 from loadtests.simulator.runs import Simulation, planned, rated, run_all, simulate
 from loadtests.simulator.world import Control, CostMode, Fault, FaultKind, Nodes, WorldError
 from loadtests.workload import Class
-from policies.balancers.p2c import P2C
 from policies.calibrate import GAIN, OVERDRAFT
+from policies.config import P2CConfig, PolicyConfig
 from tests.loadtests.simulator.worlds import FAST, NODES, SLOW, house, poisson, world
 
 
 def p2c(setting):
-    return shipped(setting, P2C())
+    return product(PolicyConfig(P2CConfig()))(setting)
 
 
 def run(seed=1, make=house, plan=None, **fields):

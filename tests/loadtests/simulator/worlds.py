@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from loadtests.simulator.call import Call, Job
-from loadtests.simulator.contender import Setting, Shipped, shipped
+from loadtests.simulator.contender import Contender, Setting
+from loadtests.simulator.contenders import product
 from loadtests.simulator.machine import Herd
 from loadtests.simulator.serving import Worker
 from loadtests.simulator.timeline import Timeline
@@ -17,7 +18,7 @@ from loadtests.simulator.wan import Way
 from loadtests.simulator.world import Control, Nodes, Place, Profile, RoundTrip, Serving, Wan, World
 from loadtests.sizes import Ranges
 from loadtests.workload import Class, Demand, Planned, Surface
-from policies.balancers.cheapest_in_deadline import CheapestInDeadline
+from policies.config import PolicyConfig
 
 REGIONS = {
     "east": Place(latitude=40, longitude=-75, carbon_g_per_kwh=400),
@@ -79,9 +80,9 @@ def poisson(
     ]  # fmt: skip
 
 
-def house(setting: Setting) -> Shipped:
+def house(setting: Setting) -> Contender:
     """The shipped default."""
-    return shipped(setting, CheapestInDeadline())
+    return product(PolicyConfig())(setting)
 
 
 UNARY = Class(name="unary", surface=Surface.CHAT)
