@@ -21,18 +21,18 @@ from typing import Any, NamedTuple
 import msgspec
 from ruamel.yaml import YAML, YAMLError
 
+from loadtests.simulator.result import Value
 from loadtests.simulator.servable import check
 from loadtests.simulator.tables import Tables
 from loadtests.simulator.world import World, WorldError
 
-Label = float | str | int | bool
 NO_TABLES = Tables()
 
 
 class Case(NamedTuple):
     """One world of a scenario, and what of it was varied."""
 
-    label: dict[str, Label]
+    label: dict[str, Value]
     world: World
 
 
@@ -144,10 +144,10 @@ def _spanned(
     vary: Mapping[str, list[Any]],
     cases: Mapping[str, dict[str, Any]],
     fixed: Mapping[str, Any],
-) -> Iterator[tuple[dict[str, Label], dict[str, Any]]]:
+) -> Iterator[tuple[dict[str, Value], dict[str, Any]]]:
     """Every case's label and tree."""
     for dotted, values in vary.items():
-        if not values or not all(isinstance(value, Label) for value in values):
+        if not values or not all(isinstance(value, Value) for value in values):
             raise WorldError(f"{path}: vary: {dotted}: a list of plain values was expected (see `cases` for others)")
     for name, keys in (cases or {"": {}}).items():
         for chosen in itertools.product(*vary.values()):

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from loadtests.simulator.edge import Edge
 from loadtests.simulator.serving import Worker
-from loadtests.simulator.timeline import Timeline
+from loadtests.simulator.timeline import Act, Timeline
 from loadtests.simulator.world import Control
 from policies.records import Load
 from policies.records import Worker as Record
@@ -260,7 +260,7 @@ class Registry:
             self._shown[worker.id] = bucket, now
             self.report(worker)
 
-    def _publish(self, worker, membership, act, message) -> None:
+    def _publish(self, worker: Worker, membership: Membership, act: Act, message: object) -> None:
         way = membership.edge.ways[worker.region]
         if way.cut or self._muted[worker.region]:
             return

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+Value = float | str | int | bool
+"""Of what a scenario varies."""
+
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """One policy in one run, over all requests offered after the warm-up. Rejected and lost requests are misses."""
@@ -81,7 +84,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One run."""
 
     scenario: str
-    case: dict[str, float | str | int | bool]
+    case: dict[str, Value]
     """What of the scenario was varied."""
     policy: str
     seed: int

@@ -24,14 +24,15 @@ from msgspec.structs import replace
 from loadtests.simulator import contenders, faults, fluid
 from loadtests.simulator.batching import Batching
 from loadtests.simulator.contender import Contender, Setting
-from loadtests.simulator.definitions import Case, Label
+from loadtests.simulator.definitions import Case
 from loadtests.simulator.edge import Edge
 from loadtests.simulator.kept import Kept
 from loadtests.simulator.ledger import Ledger
+from loadtests.simulator.machine import Herd
 from loadtests.simulator.queueing import Queueing
 from loadtests.simulator.registry import Membership, Registry
-from loadtests.simulator.result import Run
-from loadtests.simulator.serving import Herd, Worker
+from loadtests.simulator.result import Run, Value
+from loadtests.simulator.serving import Worker
 from loadtests.simulator.timeline import Timeline
 from loadtests.simulator.wan import Network
 from loadtests.simulator.world import Control, Fidelity, Queue, World, WorldError
@@ -219,7 +220,7 @@ class Simulation:
 
 def simulate(
     world: World, policy: str, seed: int, *, make: Make | None = None, plan: Sequence[Planned] | None = None,
-    case: dict[str, float | str | int | bool] | None = None,
+    case: dict[str, Value] | None = None,
 ) -> Run:  # fmt: skip
     """One run. `make` stands for a policy that has no name, `plan` for the demand's own."""
     if make is None:
@@ -235,7 +236,7 @@ def simulate(
 
 
 def _simulated(
-    world: World, policy: str, seed: int, make: Make, plan: Sequence[Planned], case: dict[str, Label]
+    world: World, policy: str, seed: int, make: Make, plan: Sequence[Planned], case: dict[str, Value]
 ) -> Run:
     began = time.process_time()
     simulation = Simulation(world, make, seed, plan)
@@ -264,7 +265,7 @@ class Task(NamedTuple):
     world: World
     policy: str
     seed: int
-    case: dict[str, Label]
+    case: dict[str, Value]
 
 
 def run_all(

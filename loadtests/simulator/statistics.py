@@ -15,14 +15,14 @@ from rich.table import Table
 from scipy.special import stdtrit
 
 from loadtests.report import milliseconds
-from loadtests.simulator.result import Figures, Interval, Run
+from loadtests.simulator.result import Figures, Interval, Run, Value
 
 FIGURES: Final[tuple[str, ...]] = Figures.__struct_fields__
 OURS: Final = "isochrone"
 """The shipped policy: the reference of paired differences wherever it ran."""
 CONFIDENCE: Final = 0.95
 
-Label = Mapping[str, float | str | int | bool]
+Label = Mapping[str, Value]
 """What of a scenario was varied."""
 
 
