@@ -18,12 +18,10 @@ import numpy as np
 from msgspec import Meta
 
 from loadtests import traces
-from loadtests.arrivals import Arrivals, Burst, Day, Moments, Origin, moments
+from loadtests.arrivals import Arrivals, Burst, Day, Moments, NotNegative, Origin, Positive, moments
 from loadtests.prefixes import Prefix, Sessions, first_sizes, talk
 from loadtests.sizes import BLOCK_TOKENS, Fit, Ints, Ranges, Tokens, fitted, uniform
 from policies.estimate import CLASSES
-
-Positive = Annotated[float, Meta(gt=0)]
 
 PROBABILITY = 0.95
 """How surely a deadline is to be met, for whoever does not say."""
@@ -75,7 +73,7 @@ class Tenants(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Who asks."""
 
     count: Annotated[int, Meta(ge=1)] = 1
-    skew: Annotated[float, Meta(ge=0)] = 0.0
+    skew: NotNegative = 0.0
     """Zipf's exponent: the k-th tenant sends 1/k**skew of what the first does."""
 
 

@@ -21,10 +21,10 @@ from scipy.sparse import coo_array
 
 from loadtests.simulator.fluid import prefill
 from loadtests.simulator.mix import entrance
-from loadtests.simulator.serving import SECONDS_PER_HOUR
 from loadtests.simulator.world import CostMode, Nodes, World, WorldError
 from loadtests.sizes import Floats
 from loadtests.workload import Planned
+from policies.cost import SECONDS_PER_HOUR
 
 MOST_NODES = 8
 MOST_REQUESTS = 60

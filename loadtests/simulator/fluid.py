@@ -29,10 +29,10 @@ from scipy.optimize import OptimizeResult, linprog
 from scipy.sparse import coo_array, hstack, vstack
 
 from loadtests.simulator.mix import Kind, Mix, sort_out, typical
-from loadtests.simulator.serving import BYTES_PER_GB, SECONDS_PER_HOUR, TOKENS_PER_MTOK
 from loadtests.simulator.world import CostMode, Nodes, Profile, World, WorldError
 from loadtests.sizes import Floats, Ints
 from loadtests.workload import Planned
+from policies.cost import BYTES_PER_GB, SECONDS_PER_HOUR, TOKENS_PER_MTOK
 
 Numbers = Floats | Ints
 

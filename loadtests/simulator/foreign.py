@@ -23,6 +23,7 @@ from loadtests.simulator.formats import instant
 from loadtests.simulator.history import History, Past, worker_name
 from loadtests.simulator.mapping import Deadline, Mapping, Time, Tokens, Upstream, mapped
 from loadtests.workload import Class, Surface
+from policies.cost import SECONDS_PER_HOUR, TOKENS_PER_MTOK
 from policies.decision import Group, Served
 from policies.records import Curve, MarginalPrice, Price, TokenPrice
 
@@ -30,8 +31,6 @@ ENOUGH = 20
 """Answers that a fit wants to see."""
 WAITED = 1.25
 """What took so many times as long as the faster half says has waited, and says nothing of the speed."""
-SECONDS_PER_HOUR = 3600.0
-TOKENS_PER_MTOK = 1e6
 LOCAL_MS = (1.0, 0.2)
 
 

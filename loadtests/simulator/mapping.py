@@ -13,13 +13,11 @@ import msgspec
 from msgspec import Meta
 from ruamel.yaml import YAML, YAMLError
 
+from loadtests.arrivals import NotNegative, Positive
 from loadtests.rows import FileError
 from loadtests.simulator.formats import ENVOY_DEFAULT, Format
+from loadtests.simulator.world import Count
 from policies.records import Curve
-
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -12,13 +12,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from loadtests.arrivals import Origin
+from loadtests.arrivals import NotNegative, Origin, Positive
 from loadtests.rows import FileError
+from loadtests.sizes import Share
 from loadtests.workload import Demand
 
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 
 
