@@ -9,6 +9,7 @@ world, with heartbeats of 0.7 s and arrivals of coefficient 1.2; evaluations use
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,9 @@ import numpy as np
 from policies.columns import Candidates, Columns, Floats
 from policies.node import Node
 from policies.worker import WorkerState
+
+PREFIXES = 4096
+"""Affinity keys remembered per worker."""
 
 
 def by_slot(columns: Columns, value: Callable[[WorkerState], float]) -> Floats:
@@ -28,10 +32,33 @@ def in_flight(state: WorkerState) -> float:
     return state.in_flight
 
 
+def waiting(state: WorkerState) -> int:
+    """Requests waiting by the last report; 0 where there is none."""
+    load = state.load
+    return 0 if load is None or load.waiting is None else load.waiting
+
+
 def idle_first_token(candidates: Candidates) -> Floats:
     """Seconds until every node's first token if nothing waited there: network and prefill."""
     first, _, _ = candidates.columns.evaluate(candidates.request, 0.0)
     return first - candidates.columns.wait
+
+
+class Prefixes:
+    """Which affinity keys were sent to which worker, the last ones of each."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, OrderedDict[str, None]] = {}
+
+    def remember(self, worker_id: str, key: str) -> None:
+        keys = self._keys.setdefault(worker_id, OrderedDict())
+        keys[key] = None
+        keys.move_to_end(key)
+        if len(keys) > PREFIXES:
+            keys.popitem(last=False)
+
+    def known(self, worker_id: str, key: str) -> bool:
+        return key in self._keys.get(worker_id, ())
 
 
 class Directory:

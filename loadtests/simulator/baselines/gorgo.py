@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 
 import numpy as np
 
+from loadtests.simulator.baselines import Prefixes, waiting
 from loadtests.simulator.contender import Watching
 from policies.balancers import lowest
 from policies.columns import Candidates
@@ -19,7 +19,6 @@ GAIN = 0.3
 """Of the round trip's average."""
 TYPICAL_TOKENS = 500.0
 """Prompt of a waiting request where nothing of one's own runs there to tell."""
-PREFIXES = 4096
 
 
 class Gorgo(Watching):
@@ -35,7 +34,7 @@ class Gorgo(Watching):
         self._round_trips: dict[str, float] = {}
         self._tokens: dict[str, list[float]] = {}
         """By worker: prompt tokens and number of one's own requests in flight."""
-        self._prefixes: dict[str, OrderedDict[str, None]] = {}
+        self._prefixes = Prefixes()
 
     def pick(self, candidates: Candidates, rng: random.Random) -> int | None:
         request, nodes = candidates.request, candidates.columns.nodes
@@ -43,12 +42,11 @@ class Gorgo(Watching):
         return lowest(candidates.eligible, costs, rng)
 
     def _cost(self, node: Node, request: Request) -> float:
-        name, load = node.worker.id, node.state.load
+        name = node.worker.id
         running, count = self._tokens.get(name, (0.0, 0.0))
         mean = running / count if count else TYPICAL_TOKENS
-        waiting = 0 if load is None or load.waiting is None else load.waiting
-        cached = bool(request.affinity) and request.affinity in self._prefixes.get(name, ())
-        tokens = waiting * mean + RUNNING * running + (0.0 if cached else request.prompt_tokens)
+        cached = bool(request.affinity) and self._prefixes.known(name, request.affinity)
+        tokens = waiting(node.state) * mean + RUNNING * running + (0.0 if cached else request.prompt_tokens)
         return tokens * node.endpoint.curve.prefill + self._round_trips.get(name, node.state.rtt.mean)
 
     def observed(self, change: Change, now: float) -> None:
@@ -63,11 +61,7 @@ class Gorgo(Watching):
         self._count(dispatch, -1.0)
         key = dispatch.request.affinity
         if key and outcome.reason is None:
-            keys = self._prefixes.setdefault(dispatch.node.worker.id, OrderedDict())
-            keys[key] = None
-            keys.move_to_end(key)
-            if len(keys) > PREFIXES:
-                keys.popitem(last=False)
+            self._prefixes.remember(dispatch.node.worker.id, key)
 
     def _count(self, dispatch: Dispatch, sign: float) -> None:
         entry = self._tokens.setdefault(dispatch.node.worker.id, [0.0, 0.0])

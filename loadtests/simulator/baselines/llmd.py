@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 
 import numpy as np
 
-from loadtests.simulator.baselines import by_slot, in_flight
+from loadtests.simulator.baselines import Prefixes, by_slot, in_flight, waiting
 from loadtests.simulator.contender import Watching
 from policies.balancers import lowest
 from policies.columns import Candidates, Floats
@@ -17,8 +16,6 @@ from policies.worker import WorkerState
 
 QUEUE, KV, PREFIX = 2.0, 2.0, 3.0
 """Weights of llm-d's default profile."""
-PREFIXES = 4096
-"""Keys remembered per worker."""
 FIRST_TOKEN, PER_TOKEN = 0.8, 0.2
 """Weights of the two objectives (`ttftWeight`, `tpotWeight`)."""
 EXPLORED = 0.01
@@ -35,7 +32,7 @@ class Scorers(Watching):
     """
 
     def __init__(self) -> None:
-        self._prefixes: dict[str, OrderedDict[str, None]] = {}
+        self._prefixes = Prefixes()
 
     def pick(self, candidates: Candidates, rng: random.Random) -> int | None:
         eligible, columns = candidates.eligible, candidates.columns
@@ -47,22 +44,13 @@ class Scorers(Watching):
         score = QUEUE * short + KV * (1.0 - by_slot(columns, kv_use))
         key = candidates.request.affinity
         if key:
-            score = score + PREFIX * by_slot(columns, lambda state: key in self._prefixes.get(state.record.id, ()))
+            score = score + PREFIX * by_slot(columns, lambda state: self._prefixes.known(state.record.id, key))
         return lowest(eligible, -score, rng)
 
     def sent(self, dispatch: Dispatch, now: float) -> None:
         key = dispatch.request.affinity
         if key:
-            keys = self._prefixes.setdefault(dispatch.node.worker.id, OrderedDict())
-            keys[key] = None
-            keys.move_to_end(key)
-            if len(keys) > PREFIXES:
-                keys.popitem(last=False)
-
-
-def waiting(state: WorkerState) -> float:
-    load = state.load
-    return 0.0 if load is None or load.waiting is None else load.waiting
+            self._prefixes.remember(dispatch.node.worker.id, key)
 
 
 def kv_use(state: WorkerState) -> float:

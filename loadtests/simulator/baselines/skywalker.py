@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from loadtests.simulator.baselines import by_slot
+from loadtests.simulator.baselines import by_slot, waiting
 from loadtests.simulator.baselines.holding import Patient
 from policies.columns import Candidates
 from policies.masks import Mask
@@ -73,9 +73,7 @@ class SkyWalker(Patient):
         return candidates.eligible & (by_slot(candidates.columns, self._pending) == 0.0)
 
     def _pending(self, state: WorkerState) -> float:
-        load = state.load
-        waiting = 0 if load is None or load.waiting is None else load.waiting
-        return waiting + self._sent.get(state.record.id, 0)
+        return waiting(state) + self._sent.get(state.record.id, 0)
 
     def _look(self, candidates: Candidates) -> None:
         """Ask whom nobody has asked for a while."""

@@ -1,6 +1,7 @@
 import pytest
 
-from loadtests.simulator.baselines.llmd import EXPLORED, PREFIXES, Headroom, Scorers, headrooms, kv_use, scaled
+from loadtests.simulator.baselines import PREFIXES
+from loadtests.simulator.baselines.llmd import EXPLORED, Headroom, Scorers, headrooms, kv_use, scaled
 from policies.records import Curve
 from tests.fleets import endpoint, request, worker
 from tests.loadtests.simulator.baselines.arena import Arena, three
@@ -33,12 +34,13 @@ def test_a_known_prefix_outweighs_a_queue_but_not_forever():
     assert arena.send(0.5, affinity="s").node.worker.id == home
     assert arena.send(0.5, affinity="other").node.worker.id != home
     balancer = arena.router.balancer
-    for number in range(PREFIXES):
-        balancer._prefixes[home][f"x{number}"] = None
+    for number in range(PREFIXES - 1):
+        balancer._prefixes.remember(home, f"x{number}")
+    assert balancer._prefixes.known(home, "s")
     arena.loaded(home, 0.6)
     while arena.send(0.6, affinity="new").node.worker.id != home:
         pass
-    assert "s" not in balancer._prefixes[home]
+    assert not balancer._prefixes.known(home, "s")
 
 
 def staggered() -> Arena:
