@@ -7,11 +7,13 @@ succeeded and its first and last byte came in time; one without a deadline only 
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import msgspec
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 WIDTH = 140
@@ -99,6 +101,12 @@ def screen(*, stderr: bool = False) -> Console:
     console = Console(stderr=stderr)
     console.width = max(console.width, WIDTH) if console.is_terminal else PIPE_WIDTH
     return console
+
+
+def progress() -> Progress:
+    """A bar for what takes longer than two seconds; only on a terminal, and gone at the end."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def milliseconds(seconds: float | None) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn
 
-from loadtests.report import screen
+from loadtests.report import progress, screen
 from loadtests.rows import FileError
 from loadtests.simulator import definitions, statistics
 from loadtests.simulator.contenders import CONTENDERS
@@ -154,8 +154,7 @@ def _check(policies: list[str], queue: list[str] | None) -> None:
 def _run(cases: Sequence[Case], policies: Sequence[str], seeds: Sequence[int], processes: int) -> list[Run]:
     """All runs, with a bar on the terminal while they last."""
     total = len(cases) * len(policies) * len(seeds)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    with progress() as bar:
         task = bar.add_task(cases[0].world.name, total=total)
 
         def ended(run: Run) -> None:

@@ -16,11 +16,11 @@ from typing import Any, Final
 import click
 from rich.console import Console
 
-from loadtests.report import screen
+from loadtests.report import progress, screen
 from loadtests.rows import FileError
 from loadtests.simulator import definitions, page, statistics
 from loadtests.simulator.contenders import CONTENDERS
-from loadtests.simulator.headline import BUILD, end_with_parent, progress
+from loadtests.simulator.headline import BUILD, end_with_parent
 from loadtests.simulator.kept import Kept
 from loadtests.simulator.limits import limits
 from loadtests.simulator.result import Run

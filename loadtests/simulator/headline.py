@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +17,8 @@ from typing import Any, Final, NamedTuple
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from loadtests.report import screen
+from loadtests.report import progress, screen
 from loadtests.rows import FileError
 from loadtests.simulator import definitions, goals, markdown, page, statistics
 from loadtests.simulator.definitions import Case
@@ -85,11 +82,6 @@ def simulate(
             bar.update(task, description="fluid bounds")
             comparisons += statistics.gather(runs, limits(cases, seeds, processes))
     return comparisons
-
-
-def progress() -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def write(
