@@ -368,7 +368,7 @@ async def _stream(
             entry.end = "failed"
             return await _write_raw(request, b"")
         last = number == asked.tokens - 1
-        await response.write(b"data: " + msgspec.json.encode(_chunk(request.path, asked, last)) + b"\n\n")
+        await response.write(_event(_chunk(request.path, asked, last)))
     spent = records.Timings(queue=queued, prefill=prefill, decode=decode, accel=prefill + decode)
     await response.write(_end(request, spent))
     await response.write_eof()

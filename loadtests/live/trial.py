@@ -278,22 +278,15 @@ def message(planned: Planned, noise: float) -> Message:
 
 def observe(world: World, plan: Sequence[Planned], sent: Sequence[Sent], decided: Sequence[Decided]) -> Observed:
     """What clients and gateways say of a real run, without its warm-up."""
-    by_number = {planned.number: planned for planned in plan}
-    seen = []
-    for one in sent:
-        planned = by_number[one.number]
-        if planned.at < world.warm_up:
-            continue
-        kind = planned.kind
-        met = one.ok and one.first_byte is not None
-        if met and kind.first_token_s is not None:
-            met = one.first_byte is not None and one.first_byte <= kind.first_token_s
-        if met and kind.total_s is not None:
-            met = one.took <= kind.total_s
-        seen.append(
-            Seen(one.first_byte if one.ok else None, one.took if one.ok else None, met, one.attempts, 0.0,
-                 _group(one.worker))
-        )  # fmt: skip
+    at = {planned.number: planned.at for planned in plan}
+    seen = [
+        Seen(
+            first=one.first_byte if one.ok else None, total=one.took if one.ok else None, met=one.in_deadline,
+            attempts=one.attempts, cost=0.0, group=_group(one.worker),
+        )
+        for one in sent
+        if at[one.number] >= world.warm_up
+    ]  # fmt: skip
     began = min(record.at for record in decided)
     counted = [record for record in decided if record.at - began >= world.warm_up - plan[0].at]
     # The bill is the gateways': a stream's client is told what was expected.

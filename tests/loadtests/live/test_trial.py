@@ -83,7 +83,14 @@ def test_what_came_before_the_warm_up_ended_does_not_count(world):
 
 def test_a_late_first_token_is_a_miss(world):
     plan = [one for one in runs.planned(world, 1) if one.at >= world.warm_up and one.kind.name == "tight"][:1]
-    late = Sent(number=plan[0].number, kind="tight", ok=True, took=0.6, first_byte=0.5)
+    late = Sent(
+        number=plan[0].number,
+        kind="tight",
+        ok=True,
+        took=0.6,
+        first_byte=0.5,
+        first_deadline=plan[0].kind.first_token_s,
+    )
     lost = msgspec.structs.replace(late, ok=False)
     for sent, seen in ((late, (0.5, 0.6, False)), (lost, (None, None, False))):
         (one,) = trial.observe(world, plan, [sent], [Decided(at=0.0, model="llm")]).seen
