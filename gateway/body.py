@@ -84,7 +84,7 @@ _ALL_BUT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 def too_deep(raw: bytes) -> bool:
     """Whether valid JSON nests deeper than `MAX_DEPTH`. Linear in the body, and no Python loop over it."""
-    if len(raw.translate(None, _ALL_BUT_OPENERS)) <= MAX_DEPTH:  # one pass, where two counts were two
+    if len(raw.translate(None, _ALL_BUT_OPENERS)) <= MAX_DEPTH:  # counting each would take two passes
         return False
     brackets = _STRINGS.sub(b"", raw).translate(_OPENERS, _ALL_BUT_BRACKETS)
     steps = 92 - np.frombuffer(brackets, np.int8)  # "[" is 91 and "]" is 93: +1 and -1

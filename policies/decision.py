@@ -156,7 +156,7 @@ class Decided(_Line, frozen=True, tag="d"):
     took: float | None = msgspec.field(name="tk", default=None)
     """From first byte in to last byte out."""
     in_deadline: bool = msgspec.field(name="ok", default=False)
-    """Answered, and every deadline it had was met; without any, that it was answered."""
+    """Answered, first token and last in time where it asked for that. The pace is not looked at."""
 
     @property
     def cost(self) -> float:

@@ -65,7 +65,7 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
     queues: dict[str, tuple[float, ...]]
     """Requests waiting in workers, by region."""
     utilisation: dict[str, float]
-    """Share of its time each accelerator kind was busy prefilling."""
+    """Share of its time each accelerator kind was busy: prefilling (`queueing`), or with anything (`batching`)."""
     energy_j_per_request: float
     co2_g_per_request: float
     mean_quality: float
