@@ -30,7 +30,7 @@ class AdmissionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 CROWDED_GAIN = 0.01
 """Of the share of requests crowded out: about the last hundred count."""
-CROWDED_FROM = 0.1
+CROWDED_FROM = 0.2
 """Share of requests crowded out at which overload begins: bursts alone stay below it."""
 CROWDED_SLOPE = 4.0
 MAX_FLOOR = 0.9

@@ -28,6 +28,8 @@ from policies.request import (
 )
 from policies.worker import WorkerState
 
+SHOWN_SECONDS = 0.05
+"""How old the columns of a worker may be whose answers say, one soon after the other, that nobody waits there."""
 SWEEP_SHARE = 20
 """A tick rewrites one in this many workers, so that ages grow in the columns even where no report arrives; at 20 ticks
 a second every worker comes round once a second."""
@@ -95,7 +97,10 @@ class Fleet:
                 old = state.load
                 outdated = old is not None and not newest and old.boot == load.boot and load.seq <= old.seq
                 if load.boot == state.record.boot and not outdated:
+                    known = min(state.load_at, state.shown_at)
                     state.loaded(load, now - age)
+                    if now - known < SHOWN_SECONDS and self._calm(state, now):
+                        return
             case RoundTrip(_, seconds):
                 self._measured(state, seconds)
             case ProbeFailed():
@@ -220,16 +225,20 @@ class Fleet:
 
     def _count(self, state: WorkerState, now: float) -> None:
         """Show what one dispatch more or less changed: on a healthy worker with free slots, only a count."""
-        health = state.health
-        if health.state is not State.SERVING or health.slow or state.shown_wait or not state.relaxed(now):
+        if not self._calm(state, now):
             self._touch(state, now)
             return
         for node in state.nodes:
             if node.columns is not None:
                 node.columns.recount[node] = now
 
+    def _calm(self, state: WorkerState, now: float) -> bool:
+        """Whether a healthy worker has had free slots all the while, so that no wait of its changes."""
+        health = state.health
+        return health.state is State.SERVING and not (health.slow or state.shown_wait) and state.relaxed(now)
+
     def _touch(self, state: WorkerState, now: float) -> None:
-        state.shown_wait = state.wait(now)
+        state.shown_wait, state.shown_at = state.wait(now), now
         for node in state.nodes:
             if node.columns is not None:
                 node.columns.touch(node, now)

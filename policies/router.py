@@ -50,8 +50,6 @@ ASKING_SECONDS = 0.01
 """Between two decisions about one model that ask: so many probes a second are what a gateway may spend on them."""
 PROBED = 8
 """They are drawn from so many of the cheapest in time: those the next requests go to."""
-FRESH_SECONDS = 0.05
-"""A load so young (beside its way here) is not asked for: 20 answers a second of one worker are enough."""
 LEAST_SPREAD = 1e-4
 """Seconds below which a spread is rounding, not doubt."""
 
@@ -243,8 +241,9 @@ class Router:
     def _crowded_out(self, choice: Choice | Shed, now: float) -> bool:
         """Whether only queues kept a request from being promised its deadline."""
         if isinstance(choice, Choice):
-            unpromised = choice.status is Status.BEST_EFFORT and not choice.test
-            return unpromised and choice.candidates.crowded_out(now)
+            if choice.status is not Status.BEST_EFFORT or choice.test:
+                return False
+            return choice.candidates.crowded_out(now)
         return choice.reason is Reason.DEADLINE_INFEASIBLE and choice.retry_after is not None
 
     def _probes(self, candidates: Candidates, now: float) -> tuple[str, ...]:
@@ -259,7 +258,7 @@ class Router:
         found: tuple[str, ...] = ()
         for _ in range(min(PROBES, len(slots))):
             state = columns.nodes[slots.item(int(self._rng.random() * len(slots)))].state
-            if now - state.load_at > FRESH_SECONDS + state.rtt.mean / 2 and now - state.asked_at > FRESH_SECONDS:
+            if state.worth_asking(now):
                 state.asked_at = now
                 found += (state.record.id,)
         return found

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 KNEE = 0.15
 """Seconds of wait up to which a node has room (algorithm.md 2.6): beyond it a queue is felt by tight deadlines."""
+FRESH_SECONDS = 0.05
+"""A load so young (beside its way here) is not asked for: 20 answers a second of one worker are enough."""
+WORTH_ASKING = 0.005
+"""Seconds of strangers' work, unseen, that make a load worth asking for."""
 MIN_HEADROOM = 0.05
 """Requests that even a full node counts as room for, so that shares of room are never 0 over 0."""
 STRANGERS_SECONDS = 3.0
@@ -60,6 +64,8 @@ class WorkerState:
         self.in_flight = 0
         self.learned_at = -math.inf
         """When its overhead was last learned, or faded."""
+        self.shown_at = -math.inf
+        """When its columns were last written."""
         self.shown_wait = -1.0
         """The wait its columns show."""
         self._unseen: dict[int, tuple[float, float]] = {}
@@ -203,6 +209,13 @@ class WorkerState:
         """Seconds since its load was taken, as far as that still says something."""
         age = now - self.load_at
         return 0.0 if age < 0.0 else age if age < STALE_LOAD_SECONDS else STALE_LOAD_SECONDS
+
+    def worth_asking(self, now: float) -> bool:
+        """Whether its load is worth a probe: old, and strangers may have sent enough since for it to matter."""
+        age = now - self.load_at
+        if age < FRESH_SECONDS + self.rtt.mean / 2 or now - self.asked_at < FRESH_SECONDS:
+            return False
+        return self.load is None or self.age(now) * self.strangers * self.service > WORTH_ASKING
 
     def headroom(self, wait: float, now: float) -> float:
         """Requests it can take before anybody hears of them without a wait beyond the knee (algorithm.md 2.6): what it

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from policies.admission import AdmissionConfig
 from policies.config import PolicyConfig
 from policies.fleet import Fleet
 from policies.records import Curve, Endpoint, Load, MarginalPrice, Worker
@@ -33,13 +34,15 @@ REGIONS = 10
 MODEL = "bench"
 DEADLINES = (0.05, 0.2, 0.5, 2.0, 10.0)
 """Seconds; the nearest node answers in about 30 ms, the slowest in about 1 s."""
+POLICY = PolicyConfig(admission=AdmissionConfig(early_rejection=False))
+"""Every request is decided to the end, the impossible ones too."""
 ANSWER = Outcome(first_byte=0.02, total=0.3, queue=0.0, prefill=0.01, decode=0.2, accelerator=0.02, output_tokens=64)
 RESULT = Path("build/bench/decide.json")
 
 
 def fleet(nodes: int, rng: random.Random) -> Router:
     """A router that knows so many nodes."""
-    router = Router(Fleet(rng), {"house": PolicyConfig().build()}, rng)
+    router = Router(Fleet(rng), {"house": POLICY.build()}, rng)
     for index in range(nodes):
         speed = rng.choice((1.0, 2.0, 8.0))
         curve = Curve(0.004 * speed, prefill=2e-5 * speed, decode=0.002 * speed, decode_batch=2e-5 * speed)

@@ -353,21 +353,28 @@ def test_an_impossible_deadline_on_an_idle_fleet_is_no_overload():
 
 def test_those_the_next_requests_go_to_are_asked_for_their_load_but_not_too_often():
     r = router(*(worker(f"w{i}", usd_per_hour=1.0 + i) for i in range(30)))
+    for second in range(10):  # strangers send each of them five a second
+        for name in r.fleet.workers:
+            r.observe(LoadSeen(load(name, 2 + second, arrived=5 * (second + 1)), 0.0), float(second))
 
     def asked(now):
         """Who is asked over many requests that each end at once."""
         names = set()
         for step in range(100):
             now += 0.01 if step % 2 else 0.0
-            decision = r.route(request(deadline=9.0), now)
+            decision = r.route(request(deadline=99.0), now)
             names.update(decision.probes)
             r.report(decision, Outcome(reason=Reason.CLIENT_GONE), now)
         return names
 
-    assert asked(1.0) == {f"w{i}" for i in range(8)}, "the cheapest eight"
-    calm = r.route(request(deadline=9.0), 3.0)
-    assert calm.probes
-    assert r.route(request(deadline=9.0), 3.001).probes == (), "a decision asked a moment ago"
+    assert asked(10.0) == {f"w{i}" for i in range(8)}, "the cheapest eight"
+    assert r.route(request(deadline=19.0), 12.0).probes
+    assert r.route(request(deadline=19.0), 12.001).probes == (), "a decision asked a moment ago"
     for name in r.fleet.workers:
-        r.observe(LoadSeen(load(name, 2), 0.0), 4.0)
-    assert r.route(request(deadline=9.0), 4.01).probes == (), "fresh loads are not asked for"
+        r.observe(LoadSeen(load(name, 20, arrived=70), 0.0), 14.0)
+    assert r.route(request(deadline=19.0), 14.01).probes == (), "fresh loads are not asked for"
+
+
+def test_who_gets_nothing_from_strangers_is_not_asked():
+    r = two_regions()
+    assert r.route(request(deadline=9.0), 5.0).probes == (), "what we sent ourselves is known"
