@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.estimate import CLASSES
+from policies.request import INFINITE, Eta, Request
 
 WINDOW = 2000
 """Residuals kept: enough that the 99th percentile rests on twenty of them (algorithm.md 2.4)."""
@@ -24,6 +25,8 @@ PRIOR = 100
 """Of them, in the beginning: as many quantiles of the normal distribution, which real ones gradually replace."""
 REFRESH = 50
 """Residuals after which the quantiles are computed anew: 20 us of sorting, shared by fifty reports."""
+LEAST_SPREAD = 1e-4
+"""Seconds below which a spread is rounding, not doubt."""
 BOUND = 50.0
 """Residuals are cut here: a hung node's error says no more at a thousand spreads than at fifty."""
 
@@ -194,6 +197,17 @@ class Calibration:
         """A tenant's own level, once it has answers enough."""
         level = self._tenants.get((probability, tenant)) if tenant else None
         return None if level is None or level.settled_count < TENANT_SAMPLES else level
+
+    def chance(self, request: Request, eta: Eta, now: float) -> float:
+        """P(every deadline is met), by the errors seen: that of the nearest one; 1 without any."""
+        chance = 1.0
+        if request.deadline < INFINITE:
+            slack = request.deadline - now - eta.total
+            chance = self.total.probability(slack / max(LEAST_SPREAD, eta.spread))
+        if request.first_token_deadline < INFINITE:
+            slack = request.first_token_deadline - now - eta.first_token
+            chance = min(chance, self.first.probability(slack / max(LEAST_SPREAD, eta.first_spread)))
+        return chance
 
     def promise(self, probability: float) -> Level:
         return self._promises[probability]

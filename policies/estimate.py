@@ -32,13 +32,6 @@ CLASSES = (0.90, 0.95, 0.98, 0.99)
 """The probability classes a request may ask for."""
 
 
-def probability(slack: float, spread: float) -> float:
-    """P(the answer is in time), if errors are normal: slack and spread in seconds."""
-    if spread <= 0.0:
-        return 1.0 if slack >= 0.0 else 0.0
-    return 0.5 * (1.0 + math.erf(slack / spread / math.sqrt(2.0)))
-
-
 class RoundTrips:
     """Smoothed round-trip time and its jitter in seconds, starting from a prior that the first sample replaces."""
 

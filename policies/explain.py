@@ -13,8 +13,8 @@ from policies.balancers.cheapest_in_deadline import TIER
 from policies.columns import Candidates, Floats
 from policies.health import State
 from policies.masks import Mask, allows, in_regions
-from policies.request import INFINITE, Eta, Request, Shed
-from policies.router import LEAST_SPREAD, Choice, Router
+from policies.request import INFINITE, Request, Shed
+from policies.router import Choice, Router
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -130,22 +130,14 @@ def _candidate(view: Candidates, slot: int, chosen: int | None, now: float) -> C
         spread_s=eta.spread,
         quantile_s=eta.total + view.z * eta.spread,
         cost_usd=float(view.cost[slot]),
-        probability=_chance(view, eta, now),
+        probability=None if _endless(request) else view.columns.calibration.chance(request, eta, now),
         verdict=_verdict(view, slot, chosen, now),
     )
 
 
-def _chance(view: Candidates, eta: Eta, now: float) -> float | None:
-    """P(in time) by this gateway's own errors: of the deadline that is nearest; None without one."""
-    request, calibration = view.request, view.columns.calibration
-    chances = []
-    if request.deadline < INFINITE:
-        slack = request.deadline - now - eta.total
-        chances.append(calibration.total.probability(slack / max(LEAST_SPREAD, eta.spread)))
-    if request.first_token_deadline < INFINITE:
-        slack = request.first_token_deadline - now - eta.first_token
-        chances.append(calibration.first.probability(slack / max(LEAST_SPREAD, eta.first_spread)))
-    return min(chances, default=None)
+def _endless(request: Request) -> bool:
+    """Whether nothing has to be there by any time."""
+    return request.deadline == request.first_token_deadline == INFINITE
 
 
 def _verdict(view: Candidates, slot: int, chosen: int | None, now: float) -> str:

@@ -21,6 +21,7 @@ from policies.admission import AdmissionConfig, Overload
 from policies.balancers import Balancer
 from policies.balancers.cheapest_in_deadline import CheapestInDeadline, cheapest_with_room
 from policies.balancers.soonest import FastestTokens, Soonest
+from policies.calibrate import LEAST_SPREAD
 from policies.columns import Candidates, Columns
 from policies.fleet import Fleet
 from policies.masks import in_regions
@@ -50,8 +51,6 @@ ASKING_SECONDS = 0.01
 """Between two decisions about one model that ask: so many probes a second are what a gateway may spend on them."""
 PROBED = 8
 """They are drawn from so many of the cheapest in time: those the next requests go to."""
-LEAST_SPREAD = 1e-4
-"""Seconds below which a spread is rounding, not doubt."""
 
 
 class Policy:

@@ -83,6 +83,7 @@ class Listening:
 
     def __init__(self, contender: Contender) -> None:
         self._contender = contender
+        self.fleet = contender.fleet
         self.observe, self.route, self.tick = contender.observe, contender.route, contender.tick
         self.probes = contender.probes
         self.reported: list[tuple[Dispatch, Outcome]] = []

@@ -26,6 +26,8 @@ POLICY = "simulated"
 class Contender(Protocol):
     """The product's verbs, and which workers to ask for their load at once."""
 
+    fleet: Fleet
+
     def observe(self, change: Change, now: float) -> None: ...
 
     def route(self, request: Request, now: float, avoid: Collection[str] = ()) -> Dispatch | Hold | Shed: ...

@@ -18,7 +18,6 @@ from loadtests.simulator.serving import Worker, reply_bytes
 from loadtests.simulator.timeline import Timeline
 from loadtests.simulator.wan import Way
 from loadtests.workload import Class, Planned
-from policies.estimate import probability
 from policies.reason import Reason
 from policies.request import INFINITE, Change, Dispatch, Hold, LoadSeen, Outcome, Request, Shed, Status
 from policies.retry import repeatable
@@ -134,7 +133,7 @@ class Edge:
         job.limit = limit(dispatch)
         if not call.tried:
             call.status = dispatch.status
-            call.predicted = predicted(dispatch, now)
+            call.predicted = contender.fleet.calibration.chance(dispatch.request, dispatch.eta, now)
         call.tried.append(worker.id)
         call.attempts += 1
         way = job.way
@@ -331,14 +330,3 @@ def patience(job: Job) -> float:
     eta, budget = dispatch.eta, job.limit - dispatch.at
     expected = eta.first_token if dispatch.request.stream else eta.total + LONGER_ANSWERS * eta.decode
     return max(min(expected + SPREADS * eta.spread, budget), min(SILENCE, budget / 2))
-
-
-def predicted(dispatch: Dispatch, now: float) -> float:
-    """Probability that every deadline is met, by the dispatch's mean and spread."""
-    request, eta = dispatch.request, dispatch.eta
-    likely = 1.0
-    if request.first_token_deadline < INFINITE:
-        likely = probability(request.first_token_deadline - now - eta.first_token, eta.spread)
-    if request.deadline < INFINITE:
-        likely = min(likely, probability(request.deadline - now - eta.total, eta.spread))
-    return likely

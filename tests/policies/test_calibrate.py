@@ -19,6 +19,8 @@ from policies.calibrate import (
     Residuals,
 )
 from policies.estimate import CLASSES
+from policies.request import Eta
+from tests.fleets import request
 
 
 def fed(residuals):
@@ -203,3 +205,21 @@ def test_one_look_tells_what_two_would():
             assert (z, is_open) == (c.quantiles(0.95, tenant)[0], c.open(0.95, tenant))
         c.settled(0.95, "acme", missed)
     assert not c.whole(0.95, "acme")[1]
+
+
+def test_a_chance_is_that_of_the_tightest_deadline_by_the_errors_seen():
+    c = Calibration()
+    eta = Eta(network=0.1, wait=0.2, prefill=0.1, decode=1.0, spread=0.2, first_spread=0.1)
+
+    def chance(**deadlines):
+        return c.chance(request(**deadlines), eta, 0.0)
+
+    assert chance() == 1.0
+    assert chance(first_token_deadline=0.4) == pytest.approx(0.5, abs=0.01)
+    assert chance(deadline=1.4) == pytest.approx(0.5, abs=0.01)
+    assert chance(first_token_deadline=0.5, deadline=1.4) == pytest.approx(0.5, abs=0.01)
+    assert chance(first_token_deadline=0.5) == pytest.approx(0.84, abs=0.01)
+    for _ in range(WINDOW):
+        c.first.observe(2.0)  # always two spreads late
+    assert chance(first_token_deadline=0.5) == 0.0
+    assert chance(first_token_deadline=0.61) == 1.0

@@ -1,9 +1,8 @@
 import random
-from statistics import NormalDist
 
 import pytest
 
-from policies.estimate import CLASSES, PRIOR_RTT, Overhead, RoundTrips, Speed, probability
+from policies.estimate import PRIOR_RTT, Overhead, RoundTrips, Speed
 
 
 def test_the_first_round_trip_replaces_the_prior():
@@ -49,11 +48,3 @@ def test_overhead_is_never_negative():
     overhead = Overhead()
     overhead.observe(-1.0)
     assert overhead.mean == 0.0
-
-
-def test_probability_is_the_normal_distribution():
-    assert probability(0.0, 1.0) == pytest.approx(0.5)
-    for p in CLASSES:
-        assert probability(NormalDist().inv_cdf(p), 1.0) == pytest.approx(p)
-    assert probability(0.1, 0.0) == 1.0
-    assert probability(-0.1, 0.0) == 0.0

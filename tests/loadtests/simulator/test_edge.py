@@ -9,7 +9,7 @@ from gateway import routes
 from gateway.edge import attempt
 from loadtests.simulator import edge, serving
 from loadtests.simulator.contender import Baseline, Watching
-from loadtests.simulator.edge import limit, patience, predicted
+from loadtests.simulator.edge import limit, patience
 from loadtests.simulator.runs import Simulation
 from loadtests.simulator.world import Control, Fault, FaultKind, Nodes, Queue, Serving
 from loadtests.workload import Class, Planned, Surface
@@ -49,20 +49,6 @@ def test_an_attempt_has_as_long_as_in_the_gateway(seed):
     assert limit(dispatch) == real.limit
     job = SimpleNamespace(dispatch=dispatch, limit=limit(dispatch))
     assert patience(job) == pytest.approx(real.patience)
-
-
-def test_the_predicted_probability_is_that_of_the_tightest_deadline():
-    eta = Eta(network=0.1, wait=0.2, prefill=0.1, decode=1.0, spread=0.1)
-
-    def likely(**deadlines):
-        request = fleets.request(**deadlines)
-        return predicted(Dispatch(request, None, 0.0, 1, Status.FEASIBLE, eta, 0.0), 0.0)
-
-    assert likely() == 1.0
-    assert likely(first_token_deadline=0.4) == pytest.approx(0.5)
-    assert likely(deadline=1.4) == pytest.approx(0.5)
-    assert likely(first_token_deadline=0.5, deadline=1.4) == pytest.approx(0.5)
-    assert likely(first_token_deadline=0.5) == pytest.approx(0.841, abs=1e-3)
 
 
 # What becomes of requests.
