@@ -1,7 +1,6 @@
 import asyncio
 import base64
 import json
-import time
 
 import aiohttp
 import numpy as np
@@ -203,10 +202,10 @@ async def test_a_client_that_leaves_in_mid_generation_frees_its_slot_within_100_
         _, writer = await asyncio.open_connection("127.0.0.1", bench.port)
         writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
         await until(lambda: engine.steps > 3)
-        begun = time.monotonic()
+        begun = engine.steps
         writer.close()
         await until(lambda: engine.stopped == [0])
-        assert time.monotonic() - begun < 0.1
+        assert (engine.steps - begun) * 0.005 < 0.1, "in the engine's own steps, so that a busy machine is not to blame"
         await writer.wait_closed()
         await bench.server.idle()
         assert bench.batcher.runners["echo:fp32"].tally.ended == {"cancelled": 1}
