@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from loadtests.simulator.result import Bin, Interval
-from loadtests.simulator.statistics import Comparison, in_words, interval, plus_minus, ranked
+from loadtests.simulator.statistics import Comparison, heading, in_words, interval, plus_minus, ranked
 from loadtests.simulator.world import World
 
 Figure = dict[str, Any]
@@ -179,7 +179,7 @@ def sweep(comparisons: Sequence[Comparison], figure: str, colours: Mapping[str, 
     percent = figure == "attainment"
     for number, (name, members) in enumerate(panels.items(), start=1):
         tag = "" if number == 1 else str(number)
-        layout[f"xaxis{tag}"] = {"title": {"text": in_words(along, "").strip()}, "tickvals": _ticks(members, along)}
+        layout[f"xaxis{tag}"] = {"title": {"text": heading(along)}, "tickvals": _ticks(members, along)}
         layout[f"yaxis{tag}"] = (
             {"ticksuffix": " %", "matches": "y"} if percent else {"tickprefix": "$", "rangemode": "tozero"}
         )

@@ -35,6 +35,8 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     """CPU seconds of all runs."""
     requests: int
     runs: int
+    note: str = ""
+    """What was different about this time."""
 
 
 def circumstances(comparisons: Sequence[Comparison], processes: int, took_s: float) -> Circumstances:
@@ -80,7 +82,9 @@ def render(comparisons: Sequence[Comparison], world: World, how: Circumstances) 
     for case in (centre, edf):
         if case is not None:
             parts += [f"### {case.name}\n", _full(case)]
-    parts += ["## Along the load and the heartbeat\n", ALONG, *_grids(comparisons)]
+    grids = _grids(comparisons)
+    if grids:
+        parts += ["## Along the load and the heartbeat\n", ALONG, *grids]
     parts += ["## What each class got\n", _classes([case for case in (centre, edf) if case is not None], world)]
     parts += [
         "## Goals\n",
@@ -99,7 +103,8 @@ def _opening(comparisons: Sequence[Comparison], world: World, how: Circumstances
     return (
         f"{world.about} {how.requests:,} simulated requests in {how.runs} runs: {len(comparisons)} cases,"
         f" {few if few == many else f'{few} to {many}'} paired seeds each. Made by `make sim` on {how.made}"
-        f" ({how.machine}, Python {how.python}; {how.took_s / 60:.1f} minutes with {how.processes} processes).\n"
+        f" ({how.machine}, Python {how.python}; {how.took_s / 60:.1f} minutes with {how.processes} processes)."
+        f"{how.note and ' '}{how.note}\n"
     )
 
 

@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from loadtests.simulator import atlas, charts, findings
 from loadtests.simulator.charts import Figure
-from loadtests.simulator.statistics import COLUMNS, Comparison, bounds, cells, in_words, ranked
+from loadtests.simulator.statistics import COLUMNS, Comparison, bounds, cells, heading, ranked
 from loadtests.simulator.world import World
 
 MANY_TENANTS: Final = 16
@@ -176,7 +176,7 @@ def _controls(report: Report, policies: Sequence[str]) -> str:
     focus = report.comparisons[report.focus]
     chosen = {key: focus.label.get(key) for key in keys}
     selects = [
-        f'<label>{html.escape(in_words(key, "").strip())} <select data-key="{html.escape(key)}">'
+        f'<label>{html.escape(heading(key))} <select data-key="{html.escape(key)}">'
         + "".join(_option(value, value == chosen[key]) for value in values)
         + "</select></label>"
         for key, values in keys.items()

@@ -75,16 +75,23 @@ def named(label: Label) -> str:
 
 def in_words(dotted: str, value: object) -> str:
     """`control.heartbeat_s` and 5.0 as `heartbeat 5 s`."""
-    if dotted == "case":
-        return str(value) if value else "case"
-    if dotted == "serving.queue":
-        return f"{str(value).upper()} queue" if value else "queue"
-    if dotted == "seconds":
-        return f"{value:g} s long" if value else "length"
-    word = dotted.rpartition(".")[2]
-    seconds = word.endswith("_s")
     shown = f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{word.removesuffix('_s').replace('_', ' ')} {shown}{' s' * seconds}"
+    if dotted == "case":
+        return shown
+    if dotted == "serving.queue":
+        return f"{shown.upper()} queue"
+    if dotted == "seconds":
+        return f"{shown} s long"
+    word, _, unit = heading(dotted).partition(", ")
+    return f"{word} {shown} {unit}".rstrip()
+
+
+def heading(dotted: str) -> str:
+    """`control.heartbeat_s` as `heartbeat, s`."""
+    if dotted == "seconds":
+        return "length, s"
+    word = dotted.rpartition(".")[2]
+    return word.removesuffix("_s").replace("_", " ") + (", s" if word.endswith("_s") else "")
 
 
 def interval(values: Iterable[float]) -> Interval:

@@ -126,6 +126,9 @@ def test_labels_read_as_words():
     assert statistics.in_words("serving.queue", "edf") == "EDF queue"
     assert statistics.in_words("seconds", 40.0) == "40 s long"
     assert statistics.in_words("load", 0.7) == "load 0.7"
+    assert [statistics.heading(one) for one in ("control.heartbeat_s", "serving.queue", "seconds", "case")] == [
+        "heartbeat, s", "queue", "length, s", "case",
+    ]  # fmt: skip
     assert statistics.in_words("case", "outage") == "outage"
     (comparison,) = gather(specimens.runs({"isochrone": 0.9}, case={"load": 0.7, "control.heartbeat_s": 1}))
     assert comparison.name == "load 0.7, heartbeat 1 s"
