@@ -58,6 +58,8 @@ def chunk(data: bytes) -> bytes:
 CHAT = b'{"model":"chat","messages":[{"role":"user","content":"hi"}]}'
 STREAM = b'{"model":"chat","stream":true,"messages":[{"role":"user","content":"hi"}]}'
 ANSWER = b'{"choices":[],"usage":{"completion_tokens":7}}'
+EVENT = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+"""One token of a stream."""
 LIMITS = Limits()
 
 

@@ -17,7 +17,8 @@ import httptools
 
 from gateway.edge import familiar, gate, peer, wire
 from gateway.edge.call import Call
-from gateway.edge.exchange import Exchange, Watch
+from gateway.edge.ending import Ending, Watch
+from gateway.edge.exchange import Exchange
 from gateway.edge.familiar import Familiar
 from gateway.edge.flow import Outlet
 from gateway.edge.gate import Fields, Head
@@ -336,7 +337,7 @@ class ClientConnection(asyncio.Protocol, Alarm):
             log.exception("%r failed", exchange)
             exchange.broke()
 
-    def _answered(self, exchange: Exchange, now: float) -> None:
+    def _answered(self, exchange: Ending, now: float) -> None:
         """The exchange has given the client its ending."""
         self._exchange = None
         if self._phase is CLOSED:

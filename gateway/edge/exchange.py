@@ -1,84 +1,33 @@
 """One client request's life, from its last byte to the end of its answer; its states and their theory are state.py's.
 
-It decides (what is asked, which node), forwards, relays, settles; repeats an attempt elsewhere while nothing has
-reached the client; gives up in time. Invariant: every dispatch is reported exactly once, and the client gets exactly
-one ending, whatever happens. Bytes are cut and framed in relay.py, sockets are upstream.py's and client.py's.
+It decides (what is asked, which node), forwards, relays; repeats an attempt elsewhere while nothing has reached the
+client; gives up in time. That all of it ends well is ending.py's. Bytes are cut and framed in relay.py, sockets are
+upstream.py's and client.py's.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 from gateway.edge import loads, relay, surface, wire
-from gateway.edge.answer import Answer
 from gateway.edge.attempt import STALL, Attempt, limit
-from gateway.edge.call import Call
-from gateway.edge.flow import Outlet
-from gateway.edge.plane import Plane
-from gateway.edge.state import BUFFER, CONNECT, DECIDE, DONE, HELD, SENT, STREAM, TRANSITIONS, State
+from gateway.edge.ending import Ending
+from gateway.edge.state import BUFFER, CONNECT, DECIDE, HELD, SENT, STREAM
 from gateway.edge.upstream import Link
-from gateway.edge.wheel import Alarm
-from gateway.ring import Trace, Tried
-from policies.cost import bill
 from policies.reason import Reason
-from policies.records import NO_TIMINGS, Timings
-from policies.request import INFINITE, Dispatch, Hold, Request, Shed
+from policies.records import Timings
+from policies.request import Dispatch, Hold, Request, Shed
 from policies.retry import repeatable
 
 log = logging.getLogger(__name__)
 
 
-class Watch(Alarm):
-    """The alarm of whatever exchange a connection has. It outlives exchanges: setting it anew is mostly one assignment,
-    where an alarm for each would be put into the wheel and taken out again."""
-
-    __slots__ = ("exchange",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.exchange: Exchange | None = None
-
-    def ring(self, now: float) -> None:
-        if self.exchange is not None:
-            self.exchange.ring(now)
-
-
-class Exchange:
+class Exchange(Ending):
     """One request. Its connection calls `start`, perhaps `cancel`; all else comes from links, pools and the alarm."""
 
-    __slots__ = ("_answered", "_attempt", "_ended", "_plane", "_request", "_shed", "_tried", "_watch", "answer", "call",
-                 "state")  # fmt: skip
+    __slots__ = ("_request",)
 
     _request: Request
-
-    def __init__(
-        self, plane: Plane, outlet: Outlet, watch: Watch, call: Call, answered: Callable[[Exchange, float], None]
-    ) -> None:
-        self.state = DECIDE
-        self._plane = plane
-        self._watch = watch
-        watch.exchange = self
-        self._answered = answered
-        self.call = call
-        self.answer = Answer(outlet, call.head, call.keep and not plane.draining)
-        self._tried: list[str] = []
-        """Workers that have been sent it, or were to be."""
-        self._attempt: Attempt | None = None
-        """The last of them."""
-        self._ended: list[Tried] = []
-        """Attempts that have been settled."""
-        self._shed: Shed | None = None
-        """Why it was refused."""
-
-    def __repr__(self) -> str:
-        worker = self._tried[-1] if self._tried else "-"
-        return f"<Exchange {self.call.id} {self.state.name} attempt {len(self._tried)} at {worker}>"
-
-    def _go(self, state: State) -> None:
-        if state not in TRANSITIONS[self.state]:
-            self._plane.illegal(f"{self!r} -> {state.name}")
-        self.state = state
 
     # Decide.
 
@@ -258,6 +207,16 @@ class Exchange:
         link.release()
         self._finish()
 
+    def _head(self, attempt: Attempt, link: Link, cost: float) -> bytes:
+        """The answer's head without framing: what the worker said, and what of the decision the client gets to see."""
+        call, shown = self.call, self._plane.decision_headers
+        head = relay.head(link.reply, call.id.encode())
+        if call.nearest:
+            head += wire.NEAREST + call.nearest
+        if shown == "always" or (call.asked.explain and shown != "never"):
+            head += relay.decision(attempt.dispatch, attempt.outcome, cost, attempt.dispatch.at - call.arrived)
+        return head
+
     # Attempts that fail.
 
     def lost(self, link: Link, clean: bool) -> None:
@@ -280,21 +239,6 @@ class Exchange:
     def garbled(self, link: Link) -> None:
         """The worker broke HTTP; the link is closed already."""
         self._fail(Reason.BAD_UPSTREAM_REPLY)
-
-    def broke(self) -> None:
-        """A fault of ours while working for this exchange: no further attempt, but an ending for the client."""
-        self._plane.telemetry.count("edge.faults")
-        if self.state is DONE:
-            return
-        attempt = self._attempt
-        if attempt is not None:
-            try:
-                if attempt.outcome is None:
-                    self._settle(Reason.INTERNAL, self._plane.clock())
-            except Exception:
-                log.exception("%r could not be settled", self)
-            self._drop(attempt)
-        self._conclude(Reason.INTERNAL)
 
     def ring(self, now: float) -> None:
         """The alarm: whatever was nearest has passed."""
@@ -345,15 +289,6 @@ class Exchange:
         if streaming or not self._repeat(attempt, now):
             self._conclude(reason)
 
-    def _conclude(self, reason: Reason) -> None:
-        """Give the client its ending: an error, or what of the answer has gone out is broken off."""
-        attempt = self._attempt
-        if self.state is STREAM and attempt is not None:
-            self.answer.interrupt(reason, events=attempt.events is not None)
-            self._finish()
-        else:
-            self._refuse(Shed(reason))
-
     def _repeat(self, failed: Attempt, now: float) -> bool:
         """Try another node, if the attempt may be repeated and there is one."""
         assert failed.outcome is not None
@@ -368,77 +303,3 @@ class Exchange:
     def _repeats_safely(self) -> bool:
         """Whether an attempt of which nobody knows how far it came may be repeated (R3)."""
         return self._plane.routes.pure(self._request.model)
-
-    def _drop(self, attempt: Attempt) -> None:
-        """Leave the worker at once; this is how it learns that its work is not wanted any more."""
-        self.answer.outlet.detach()
-        attempt.pool.forget(self)
-        link = attempt.link
-        if link is not None and link.caller is self:
-            link.release()  # which closes it, unless its reply is complete
-
-    def cancel(self) -> None:
-        """The client left."""
-        plane = self._plane
-        if self.state is DONE:
-            return
-        plane.telemetry.count("edge.cancelled")
-        if self._attempt is not None and self._attempt.outcome is None:
-            self._settle(Reason.CLIENT_GONE, plane.clock())
-            self._drop(self._attempt)
-        self.answer.abandon()
-        self._finish()
-
-    # Settle.
-
-    def _settle(
-        self,
-        reason: Reason | None,
-        now: float,
-        executed: bool = True,
-        timings: Timings = NO_TIMINGS,
-        generated: int | None = None,
-    ) -> float:
-        """Report the attempt, exactly once; what it cost in US dollars. Arguments as `Attempt.settle` has them."""
-        attempt = self._attempt
-        assert attempt is not None
-        dispatch = attempt.dispatch
-        outcome = attempt.settle(reason, now, executed, timings, generated)
-        if attempt.report is not None:
-            loads.learn(self._plane, attempt, now)
-        cost = bill(dispatch.node, dispatch.request, outcome)
-        self._plane.telemetry.settled(dispatch, outcome, cost, attempt.in_deadline())
-        self._ended.append(Tried(dispatch, outcome, cost))
-        if reason is None and not outcome.client_error:
-            self.call.answered(generated)
-        return cost
-
-    def _refuse(self, shed: Shed) -> None:
-        """The client gets an error instead of an answer."""
-        if not self._tried:
-            self._plane.telemetry.refused(shed.reason)
-        self._shed = shed
-        self.answer.refuse(shed, attempts=len(self._tried))
-        self._finish()
-
-    def _head(self, attempt: Attempt, link: Link, cost: float) -> bytes:
-        """The answer's head without framing: what the worker said, and what of the decision the client gets to see."""
-        call, shown = self.call, self._plane.decision_headers
-        head = relay.head(link.reply, call.id.encode())
-        if call.nearest:
-            head += wire.NEAREST + call.nearest
-        if shown == "always" or (call.asked.explain and shown != "never"):
-            head += relay.decision(attempt.dispatch, attempt.outcome, cost, attempt.dispatch.at - call.arrived)
-        return head
-
-    def _finish(self) -> None:
-        """The client has its ending."""
-        plane, call, status = self._plane, self.call, self.answer.status
-        self._go(DONE)
-        self._watch.exchange = None
-        plane.wheel.set(self._watch, INFINITE)
-        now = plane.clock()
-        plane.telemetry.finished(status, now - call.arrived)
-        if call.request is not None or self._shed is not None:  # what a GET was told is no decision
-            plane.ring.add(Trace(call.id, call.request, self._ended, self._shed, status, now))
-        self._answered(self, now)

@@ -27,6 +27,8 @@ SWEEP_SECONDS = 5.0
 class Caller(Protocol):
     """What a link and a pool tell the exchange they work for."""
 
+    __slots__ = ()
+
     def connected(self, link: Link) -> None: ...
 
     def unreachable(self) -> None: ...

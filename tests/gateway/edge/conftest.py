@@ -1,4 +1,4 @@
-"""The edge on real sockets, with an origin behind it that counts what reaches it."""
+"""The edge as scripts speak to it, and on real sockets, with an origin behind it that counts what reaches it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ from policies.request import RoundTrip, WorkerSeen
 from tests.battery import Origin
 from tests.fleets import worker
 from tests.playbook import Edge
+
+
+@pytest.fixture
+def edge() -> Edge:
+    """One gateway, three workers, no sockets; time passes when a script says so."""
+    return Edge()
 
 
 class Live(NamedTuple):

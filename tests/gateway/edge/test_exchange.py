@@ -5,22 +5,19 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from gateway.edge.exchange import Exchange
-from gateway.edge.plane import IllegalTransitionError
-from gateway.edge.state import State
 from policies.reason import Reason
 from policies.request import Hold, WorkerSeen
 from tests.fleets import endpoint, worker
 from tests.playbook import (
     ANSWER,
     CHAT,
+    EVENT,
     STREAM,
     Edge,
     Playbook,
     cancelled,
     chunk,
     client,
-    client_leaves,
     client_sees,
     client_sees_exactly,
     client_sees_nothing,
@@ -35,14 +32,8 @@ from tests.playbook import (
     upstream_says,
 )
 
-EVENT = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
 END = b": timing queue;dur=2.0, prefill;dur=10.0, decode;dur=30.0, accel;dur=40.0\n\ndata: [DONE]\n\n"
 REFUSED = reply(b"{}", b"x-isochrone-executed: 0", status=b"503 Service Unavailable")
-
-
-@pytest.fixture
-def edge() -> Edge:
-    return Edge()
 
 
 def error_code(data: bytes) -> str:
@@ -136,18 +127,6 @@ def test_the_nearest_gateway_is_recommended(edge: Edge) -> None:
         << client_sees(b"x-gateway-nearest: https://eu.example\r\n")
     )
     assert edge.places.asked == [("127.0.0.1", b"1.2.3.4")]
-
-
-def test_the_trace_is_in_the_ring(edge: Edge) -> None:
-    Playbook(edge) >> client(post(CHAT, b"X-Request-Id: r-1")) >> upstream_says("a", reply(ANSWER))
-    trace = edge.ring.find("r-1")
-    assert trace is not None
-    assert trace.status == 200
-    (tried,) = trace.attempts
-    assert tried.dispatch.node.worker.id == "a"
-    assert tried.outcome is not None
-    assert tried.outcome.reason is None
-    assert tried.cost > 0.0
 
 
 def test_a_request_that_nobody_serves_is_refused(edge: Edge) -> None:
@@ -638,30 +617,7 @@ def test_http_1_0_gets_its_stream_without_chunks(edge: Edge) -> None:
     assert b"chunked" not in edge.transport.sent
 
 
-# The client leaves, or does not read.
-
-
-@pytest.mark.parametrize("body", [CHAT, STREAM])
-def test_a_client_that_leaves_cancels_its_work(edge: Edge, body: bytes) -> None:
-    assert (
-        Playbook(edge) >> client(post(body)) >> client_leaves() << cancelled("a") << reported("a", Reason.CLIENT_GONE)
-    )
-    assert edge.unreported == 0
-    assert len(edge.pools.links) == 1
-
-
-def test_a_client_that_leaves_amid_a_stream_cancels_it(edge: Edge) -> None:
-    script = Playbook(edge) >> client(post(STREAM)) >> upstream_says("a", stream_head() + chunk(EVENT))
-    assert script >> client_leaves() << cancelled("a") << reported("a", Reason.CLIENT_GONE)
-
-
-def test_a_client_that_leaves_while_connecting_leaves_nothing_behind(edge: Edge) -> None:
-    edge.pools.waiting = []
-    assert Playbook(edge) >> client(post(CHAT)) >> client_leaves() << reported("a", Reason.CLIENT_GONE)
-    pool = edge.pools.waiting.pop()
-    edge.pools.waiting = None
-    edge.pools.complete(pool)
-    assert repr(pool) == "<Pool 10.0.0.1:9000 idle 1 busy 0 connecting 0 waiting 0>"
+# The client does not read.
 
 
 def test_a_slow_reader_stops_the_worker_and_is_not_taken_for_a_stall(edge: Edge) -> None:
@@ -684,50 +640,6 @@ def test_a_reader_that_stops_is_cut_off(edge: Edge) -> None:
     assert edge.telemetry.value("connections.write_stall") == 1
 
 
-# The table.
-
-
-def test_an_illegal_transition_raises_in_tests_and_counts_in_production(edge: Edge) -> None:
-    Playbook(edge) >> client(post(CHAT))
-    exchange = edge.link("a").caller
-    assert isinstance(exchange, Exchange)
-    with pytest.raises(IllegalTransitionError, match="SENT attempt 1 at a> -> HELD"):
-        exchange._go(State.HELD)
-    edge.plane.strict = False
-    exchange._go(State.HELD)
-    assert edge.telemetry.value("edge.illegal") == 2
-
-
-def test_a_fault_of_ours_still_gives_the_client_an_ending(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = Playbook(edge) >> client(post(CHAT))
-    monkeypatch.setattr("gateway.edge.relay.head", lambda *_: 1 / 0)
-    script >> upstream_says("a", reply(ANSWER))
-    assert edge.telemetry.value("edge.faults") == 1
-    assert edge.transport.sent.startswith(b"HTTP/1.1 500")
-    assert edge.unreported == 0
-
-
-# Faults of our own.
-
-
-def broken(*_: object, **__: object) -> None:
-    raise KeyError("a policy that is gone")
-
-
-def test_a_fault_while_repeating_ends_the_request_and_not_the_patience_of_its_client(edge: Edge) -> None:
-    script = Playbook(edge) >> client(post(CHAT)) << upstream("a", b"POST")
-    edge.router.route = broken  # type: ignore[method-assign]
-    assert script >> lost("a") << client_sees(b"HTTP/1.1 500 ")
-    assert edge.unreported == 0
-
-
-def test_a_fault_in_the_alarm_ends_the_request(edge: Edge) -> None:
-    script = Playbook(edge) >> client(post(CHAT, b"x-deadline-ms: 60000")) << upstream("a", b"POST")
-    edge.router.route = broken  # type: ignore[method-assign]
-    assert script >> seconds(30.0) << client_sees(b"HTTP/1.1 500 ")
-    assert edge.unreported == 0
-
-
 @pytest.mark.parametrize(
     ("status", "code"),
     [(b"503 X", "overloaded"), (b"504 X", "deadline_exceeded"), (b"404 X", "model_not_found")],
@@ -740,14 +652,3 @@ def test_what_every_worker_refuses_is_told_as_what_it_is(status: bytes, code: st
     assert told.startswith(b"HTTP/1.1 " + status[:3])
     assert error_code(told) == code
     assert not edge.outcomes[0][1].executed
-
-
-def test_a_clients_error_is_settled_as_one(edge: Edge) -> None:
-    assert (
-        Playbook(edge)
-        >> client(post(CHAT))
-        << upstream("a", b"POST")
-        >> upstream_says("a", reply(b"{}", status=b"400 Bad Request"))
-        << client_sees(b"HTTP/1.1 400 ")
-    )
-    assert edge.outcomes[0][1].client_error

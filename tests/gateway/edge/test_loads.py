@@ -12,6 +12,7 @@ from tests.fleets import load
 from tests.playbook import (
     ANSWER,
     CHAT,
+    EVENT,
     STREAM,
     Edge,
     Playbook,
@@ -27,13 +28,7 @@ from tests.playbook import (
     upstream_says,
 )
 
-EVENT = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
 DONE = b": timing queue;dur=2.0\n\n", b"data: [DONE]\n\n"
-
-
-@pytest.fixture
-def edge() -> Edge:
-    return Edge()
 
 
 def report(seq: int, **fields: Any) -> bytes:
