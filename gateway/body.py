@@ -49,7 +49,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     allow_fallbacks: bool = True
 
 
-class Body(msgspec.Struct, gc=False, frozen=True):
+class Body(msgspec.Struct, gc=False, frozen=True, kw_only=True):
     """The fields of one body that routing uses."""
 
     kind: Kind
@@ -61,12 +61,12 @@ class Body(msgspec.Struct, gc=False, frozen=True):
     """Estimate."""
     max_tokens: int | None = None
     """The client's bound on each answer's length."""
-    items: int = 1
-    """Independent inputs: texts to embed, documents to rank, rows of a tensor."""
     output_tokens: float | None = None
     """The client's own guess of each answer's length."""
     choices: int = 1
     """Answers generated per request (`n`, `best_of`)."""
+    items: int = 1
+    """Independent inputs: texts to embed, documents to rank, rows of a tensor."""
     variants: tuple[str, ...] = ()
     """The variants asked for by the path (OIP's model version)."""
     has_provider: bool = False

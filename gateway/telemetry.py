@@ -104,7 +104,7 @@ class Parts:
         self._network, self._queue, self._prefill, self._decode, self._total = self.histograms
 
     def add(self, network: float, queue: float, prefill: float, decode: float, total: float) -> None:
-        """Count one request."""
+        """Count one request. By hand, not by five calls of `Histogram.add`: 1.0 us, not 1.3, twice per request."""
         self._network.counts[bisect_left(BOUNDS, network)] += 1
         self._network.sum += network
         self._queue.counts[bisect_left(BOUNDS, queue)] += 1
@@ -118,8 +118,7 @@ class Parts:
 
     def add_total(self, seconds: float) -> None:
         """Count one whose parts are not known."""
-        self._total.counts[bisect_left(BOUNDS, seconds)] += 1
-        self._total.sum += seconds
+        self._total.add(seconds)
 
 
 class Traffic:
@@ -204,8 +203,7 @@ class Telemetry(Collector):
     def finished(self, status: int, seconds: float) -> None:
         """A client's request was answered with HTTP `status`, `seconds` after its first byte."""
         self._statuses[status] = self._statuses.get(status, 0) + 1
-        self._latency.counts[bisect_left(BOUNDS, seconds)] += 1
-        self._latency.sum += seconds
+        self._latency.add(seconds)
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to a counter of `COUNTERS`; any other name is a KeyError."""

@@ -1,8 +1,8 @@
 """What answers say of their worker's load: from the bytes of a report to what the router knows.
 
 Reports come with the head of an answer and before the end of a stream, so that the nodes in use are the ones known
-best, and no two gateways learn of them at the same instant (algorithm: piggybacked reports). The bytes are
-policies/reports.py's; exchange.py says when.
+best, and no two gateways learn of them at the same instant. The bytes are policies/reports.py's; exchange.py and
+ending.py say when.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def _phrase(status: int) -> str:
     return "Client Closed Request" if status == 499 else http.HTTPStatus(status).phrase  # 499 is nginx's, not IANA's
 
 
-def _head(reason: Reason, meaning: Meaning) -> bytes:
+def _head(meaning: Meaning) -> bytes:
     """The part of the head that depends on the reason alone."""
     lines = [
         f"HTTP/1.1 {meaning.http} {_phrase(meaning.http)}",
@@ -38,7 +38,7 @@ def document(reason: Reason, message: str, param: str | None) -> dict[str, objec
     return {"error": {"message": message, "type": meaning.type, "param": param, "code": meaning.code}}
 
 
-_HEADS = {reason: _head(reason, meaning) for reason, meaning in TABLE.items()}
+_HEADS = {reason: _head(meaning) for reason, meaning in TABLE.items()}
 _BODIES = {reason: orjson.dumps(document(reason, meaning.message, None)) for reason, meaning in TABLE.items()}
 
 

@@ -41,7 +41,8 @@ _LIMIT_FIELDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _AFFINITY_FIELDS = ("prompt_cache_key", "user")
 _RARE = ("provider", "n", "best_of", "service_tier", *_AFFINITY_FIELDS)
 _ROUTING_KEYS = ("model", "stream", *_LIMIT_FIELDS, *_RARE)
-_ANY_RARE = frozenset((*_RARE, "nvext"))
+_LOOKED_FOR = frozenset((*_RARE, "nvext"))
+"""Members most bodies have none of; only then are they looked for one by one."""
 _QUOTED = {key: b'"%b"' % key.encode() for key in _ROUTING_KEYS}
 _AS_KEY = {key: re.compile(quoted + rb"[ \t\n\r]*:") for key, quoted in _QUOTED.items()}
 _ESCAPED_LETTER = re.compile(rb"\\u00[567]")
@@ -90,8 +91,16 @@ def _body(kind: Kind, size: Size, document: Document, length: int) -> Body:
         raise _FieldError("stream", "true or false")
     prompt_tokens, items = size(document, length)
     limit = _max_tokens(document)
-    if _ANY_RARE.isdisjoint(document):
-        return Body(kind, model, length, stream is True, prompt_tokens, limit, items)
+    if _LOOKED_FOR.isdisjoint(document):
+        return Body(
+            kind=kind,
+            model=model,
+            bytes=length,
+            stream=stream is True,
+            prompt_tokens=prompt_tokens,
+            max_tokens=limit,
+            items=items,
+        )
     provider = find("provider")
     return Body(
         kind=kind,
@@ -374,8 +383,6 @@ def rewrite(raw: bytes, body: Body, served_name: str | None) -> bytes:
 
     Only for bodies `read` accepted: they name each member once, so there is exactly one place for each edit.
     """
-    if not served_name and not body.has_provider:
-        return raw
     rename = bool(served_name) and served_name != body.model
     if not rename and not body.has_provider:
         return raw

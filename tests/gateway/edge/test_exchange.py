@@ -285,6 +285,20 @@ def test_a_worker_error_is_replaced(edge: Edge) -> None:
     assert edge.unreported == 0
 
 
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(b"503 X", "overloaded"), (b"504 X", "deadline_exceeded"), (b"404 X", "model_not_found")],
+)
+def test_what_every_worker_refuses_is_told_as_what_it_is(status: bytes, code: str) -> None:
+    edge = Edge("a")
+    answer = reply(b"{}", b"x-isochrone-executed: 0", status=status)
+    assert Playbook(edge) >> client(post(CHAT)) << upstream("a", b"POST") >> upstream_says("a", answer)
+    told = edge.transport.take()
+    assert told.startswith(b"HTTP/1.1 " + status[:3])
+    assert error_code(told) == code
+    assert not edge.outcomes[0][1].executed
+
+
 def test_a_client_error_of_the_worker_passes_through(edge: Edge) -> None:
     assert (
         Playbook(edge)
@@ -638,17 +652,3 @@ def test_a_reader_that_stops_is_cut_off(edge: Edge) -> None:
     edge.client.connection_lost(None)
     assert edge.wire("a").aborted
     assert edge.telemetry.value("connections.write_stall") == 1
-
-
-@pytest.mark.parametrize(
-    ("status", "code"),
-    [(b"503 X", "overloaded"), (b"504 X", "deadline_exceeded"), (b"404 X", "model_not_found")],
-)
-def test_what_every_worker_refuses_is_told_as_what_it_is(status: bytes, code: str) -> None:
-    edge = Edge("a")
-    answer = reply(b"{}", b"x-isochrone-executed: 0", status=status)
-    assert Playbook(edge) >> client(post(CHAT)) << upstream("a", b"POST") >> upstream_says("a", answer)
-    told = edge.transport.take()
-    assert told.startswith(b"HTTP/1.1 " + status[:3])
-    assert error_code(told) == code
-    assert not edge.outcomes[0][1].executed
