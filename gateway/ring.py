@@ -18,7 +18,7 @@ import msgspec
 
 from policies.decision import label
 from policies.reason import TABLE
-from policies.request import Dispatch, Eta, Outcome, Request, Shed
+from policies.request import Dispatch, Eta, Outcome, Request, Shed, kept
 
 CAPACITY = 4096
 """About 10 MB of traces; at 100 requests a second the last 40 seconds."""
@@ -100,6 +100,7 @@ def encode(trace: Trace) -> dict[str, Any]:
     }
     request = trace.request
     if request is not None:
+        last = trace.attempts[-1:]
         took = None if trace.finished is None else trace.finished - request.arrived
         told |= {
             "model": request.model,
@@ -110,7 +111,7 @@ def encode(trace: Trace) -> dict[str, Any]:
             "first_token_deadline_ms": _ms(request.first_token_deadline - request.arrived),
             "probability": request.probability,
             "took_ms": _ms(took),
-            "in_deadline": trace.shed is None and trace.finished is not None and trace.finished <= request.deadline,
+            "in_deadline": trace.shed is None and bool(last) and kept(last[0].dispatch, last[0].outcome),
         }
     if trace.shed is not None:
         meaning = TABLE[trace.shed.reason]

@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from policies.reason import Reason
-from policies.request import Dispatch, Outcome, Status
+from policies.request import Dispatch, Outcome, Status, kept
 
 BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
 """Upper bounds in seconds, 1-2-5 steps: from one metro round trip to the longest patience of a request."""
@@ -180,7 +180,7 @@ class Telemetry(Collector):
         if dispatch.attempt > 1:
             self._retries += 1
 
-    def settled(self, dispatch: Dispatch, outcome: Outcome, cost: float, in_deadline: bool) -> None:
+    def settled(self, dispatch: Dispatch, outcome: Outcome, cost: float) -> None:
         """An attempt ended; `cost` is what it really cost, in US dollars."""
         region, reason = dispatch.node.region, outcome.reason
         traffic = self._regions.get(region) or self._traffic(region)
@@ -195,7 +195,7 @@ class Telemetry(Collector):
             return
         traffic.outcomes[reason] = traffic.outcomes.get(reason, 0) + 1
         if reason is not Reason.CLIENT_GONE and not dispatch.request.patient:
-            promise = (dispatch.status, dispatch.request.probability, in_deadline and reason is None)
+            promise = (dispatch.status, dispatch.request.probability, kept(dispatch, outcome))
             self._promises[promise] = self._promises.get(promise, 0) + 1
         if reason is None and outcome.total is not None:
             self._compare(dispatch, outcome, outcome.total)
@@ -280,8 +280,8 @@ class Telemetry(Collector):
             "Attempts that had a deadline: under which promise they were sent, and whether it was kept.",
             labels=["status", "probability", "kept"],
         )
-        for (promise, probability, kept), count in self._promises.items():
-            promises.add_metric([promise.value, f"{probability:.2f}", "yes" if kept else "no"], count)
+        for (promise, probability, held), count in self._promises.items():
+            promises.add_metric([promise.value, f"{probability:.2f}", "yes" if held else "no"], count)
         yield promises
 
     def _attempts(self) -> Iterator[Metric]:

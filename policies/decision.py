@@ -17,7 +17,7 @@ import msgspec
 
 from policies.reason import Reason
 from policies.records import Curve, Price, Worker
-from policies.request import ANY, INFINITE, Dispatch, Outcome, Request, Shed
+from policies.request import ANY, INFINITE, Dispatch, Outcome, Request, Shed, kept
 
 SCHEMA: Final = 1
 OK: Final = "ok"
@@ -156,7 +156,7 @@ class Decided(_Line, frozen=True, tag="d"):
     took: float | None = msgspec.field(name="tk", default=None)
     """From first byte in to last byte out."""
     in_deadline: bool = msgspec.field(name="ok", default=False)
-    """Answered, first token and last in time where it asked for that. The pace is not looked at."""
+    """What `request.kept` says of the last attempt."""
 
     @property
     def cost(self) -> float:
@@ -224,7 +224,7 @@ def decided(
         refused="" if shed is None else shed.reason.label,
         status=status,
         took=None if finished is None else _micro(finished - arrived),
-        in_deadline=shed is None and bool(tried) and _in_deadline(*tried[-1][:2]),
+        in_deadline=shed is None and bool(tried) and kept(*tried[-1][:2]),
     )
 
 
@@ -256,14 +256,6 @@ def label(outcome: Outcome) -> str:
     if outcome.client_error:
         return CLIENT_ERROR
     return OK if outcome.reason is None else outcome.reason.label
-
-
-def _in_deadline(dispatch: Dispatch, outcome: Outcome | None) -> bool:
-    if outcome is None or outcome.reason is not None or outcome.client_error or outcome.total is None:
-        return False
-    request = dispatch.request
-    first = outcome.total if outcome.first_byte is None else outcome.first_byte
-    return dispatch.at + outcome.total <= request.deadline and dispatch.at + first <= request.first_token_deadline
 
 
 def _granted(seconds: float) -> float | None:

@@ -213,6 +213,16 @@ class Outcome(msgspec.Struct, gc=False, frozen=True, kw_only=True):
     reply_bytes: int = 0
 
 
+def kept(dispatch: Dispatch, outcome: Outcome | None) -> bool:
+    """Whether a request was answered in deadline: whole, its first token and its last in time (a unary answer's first
+    token is its first byte, or its end). The pace is left out: it chooses the node, and is not promised per token."""
+    if outcome is None or outcome.reason is not None or outcome.client_error or outcome.total is None:
+        return False
+    request, at = dispatch.request, dispatch.at
+    first = outcome.total if outcome.first_byte is None else outcome.first_byte
+    return at + outcome.total <= request.deadline and at + first <= request.first_token_deadline
+
+
 class WorkerSeen(msgspec.Struct, frozen=True):
     """A worker appeared, or its static record changed."""
 

@@ -39,6 +39,7 @@ from policies.request import (
     Shed,
     Sort,
     Status,
+    kept,
 )
 from policies.retry import RetryBudget, RetryConfig
 
@@ -285,15 +286,13 @@ class Router:
     def _calibrate(self, dispatch: Dispatch, outcome: Outcome, test: bool) -> None:
         """Learn how far off the prediction was, and whether the promise was kept."""
         calibration, request, eta, total = self.fleet.calibration, dispatch.request, dispatch.eta, outcome.total
-        missed = outcome.reason is not None or total is None
-        if not missed:
-            assert total is not None
-            first = total if outcome.first_byte is None else outcome.first_byte
+        if outcome.reason is None and total is not None:
             spread = eta.spread
             calibration.total.observe((total - eta.total) / (spread if spread > LEAST_SPREAD else LEAST_SPREAD))
             if request.stream:
+                first = total if outcome.first_byte is None else outcome.first_byte
                 calibration.first.observe((first - eta.first_token) / max(LEAST_SPREAD, eta.first_spread))
-            missed = dispatch.at + total > request.deadline or dispatch.at + first > request.first_token_deadline
+        missed = not kept(dispatch, outcome)
         if test:
             calibration.tested(request.probability, request.tenant, missed)
         elif dispatch.status is not Status.BEST_EFFORT:

@@ -137,15 +137,6 @@ class Attempt(msgspec.Struct, eq=False):
         self.router.report(dispatch, outcome, now)
         return outcome
 
-    def in_deadline(self) -> bool:
-        """Whether it was answered, whole and in time."""
-        outcome, dispatch = self.outcome, self.dispatch
-        if outcome is None or outcome.reason is not None or outcome.total is None:
-            return False
-        request = dispatch.request
-        first = outcome.total if outcome.first_byte is None else outcome.first_byte
-        return dispatch.at + outcome.total <= request.deadline and dispatch.at + first <= request.first_token_deadline
-
     def head(self, client: Head, path: bytes, length: int, request_id: bytes, traceparent: bytes, now: float) -> bytes:
         """The request head for the worker: our own framing and words, and the client's end-to-end fields."""
         node, attempt = self.dispatch.node, self.dispatch.attempt

@@ -95,7 +95,7 @@ class Ending(Caller):
         if attempt.report is not None:
             loads.learn(self._plane, attempt, now)
         cost = bill(dispatch.node, dispatch.request, outcome)
-        self._plane.telemetry.settled(dispatch, outcome, cost, attempt.in_deadline())
+        self._plane.telemetry.settled(dispatch, outcome, cost)
         self._ended.append(Tried(dispatch, outcome, cost))
         if reason is None and not outcome.client_error:
             self.call.answered(generated)

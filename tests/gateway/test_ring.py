@@ -91,6 +91,21 @@ def test_a_decision_is_told_part_by_part() -> None:
     assert first["actual"]["network_ms"] is None
 
 
+@pytest.mark.parametrize(
+    ("outcome", "in_deadline"),
+    [
+        (Outcome(first_byte=0.05, total=0.2), True),
+        (Outcome(first_byte=0.15, total=0.2), False),
+        (Outcome(total=0.2, client_error=True), False),
+        (None, False),
+    ],
+)
+def test_in_deadline_is_what_it_is_everywhere(outcome: Outcome | None, in_deadline: bool) -> None:
+    asked = request(arrived=100.0, deadline=100.25, first_token_deadline=100.1)
+    told = encode(Trace("r", asked, [Tried(dispatch(asked), outcome)], status=200, finished=100.2))
+    assert told["in_deadline"] is in_deadline
+
+
 def test_refused_pending_and_patient_requests_are_told_too() -> None:
     shed = Shed(Reason.DEADLINE_INFEASIBLE, "short by 3 ms", "x-deadline-ms")
     told = encode(Trace(request_id="r", shed=shed, status=429))

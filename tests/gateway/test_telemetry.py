@@ -45,7 +45,7 @@ def test_an_unknown_name_is_a_mistake() -> None:
 def test_predicted_and_actual_meet_in_the_same_buckets() -> None:
     telemetry = Telemetry()
     sent = dispatch(eta=Eta(network=0.02, wait=0.01, prefill=0.03, decode=0.04, spread=0.01))
-    telemetry.settled(sent, answered(), 0.0, True)
+    telemetry.settled(sent, answered(), 0.0)
     found = page(telemetry)
     for component, predicted, actual in (
         ("network", 0.02, 0.03), ("queue", 0.01, 0.01), ("prefill", 0.03, 0.03), ("decode", 0.04, 0.04),
@@ -58,8 +58,8 @@ def test_predicted_and_actual_meet_in_the_same_buckets() -> None:
 
 def test_parts_a_worker_did_not_report_are_left_out_of_both() -> None:
     telemetry = Telemetry()
-    telemetry.settled(dispatch(), Outcome(total=0.2), 0.0, True)
-    telemetry.settled(dispatch(), Outcome(reason=Reason.UPSTREAM_LOST, total=0.2), 0.0, False)
+    telemetry.settled(dispatch(), Outcome(total=0.2), 0.0)
+    telemetry.settled(dispatch(), Outcome(reason=Reason.UPSTREAM_LOST, total=0.2), 0.0)
     found = page(telemetry)
     for side in ("predicted", "actual"):
         assert found[f"isochrone_{side}_seconds_count{{component=network}}"] == 0
@@ -69,10 +69,10 @@ def test_parts_a_worker_did_not_report_are_left_out_of_both() -> None:
 def test_promises_show_calibration() -> None:
     telemetry = Telemetry()
     wanted = request(deadline=100.5, probability=0.99)
-    telemetry.settled(dispatch(wanted), answered(), 0.0, True)
-    telemetry.settled(dispatch(wanted), answered(), 0.0, False)
-    telemetry.settled(dispatch(wanted, status=Status.BEST_EFFORT), answered(), 0.0, False)
-    telemetry.settled(dispatch(request()), answered(), 0.0, True)  # patient: nothing was promised
+    telemetry.settled(dispatch(wanted), answered(total=0.5), 0.0)
+    telemetry.settled(dispatch(wanted), answered(total=0.6), 0.0)
+    telemetry.settled(dispatch(wanted, status=Status.BEST_EFFORT), answered(total=0.6), 0.0)
+    telemetry.settled(dispatch(request()), answered(), 0.0)  # patient: nothing was promised
     found = page(telemetry)
     assert found["isochrone_promises_total{kept=yes,probability=0.99,status=feasible}"] == 1
     assert found["isochrone_promises_total{kept=no,probability=0.99,status=feasible}"] == 1
@@ -82,8 +82,8 @@ def test_promises_show_calibration() -> None:
 
 def test_what_the_client_did_is_neither_a_kept_nor_a_broken_promise() -> None:
     telemetry, wanted = Telemetry(), request(deadline=100.5)
-    telemetry.settled(dispatch(wanted), Outcome(total=0.01, client_error=True), 0.0, True)
-    telemetry.settled(dispatch(wanted), Outcome(reason=Reason.CLIENT_GONE, total=0.01), 0.0, False)
+    telemetry.settled(dispatch(wanted), Outcome(total=0.01, client_error=True), 0.0)
+    telemetry.settled(dispatch(wanted), Outcome(reason=Reason.CLIENT_GONE, total=0.01), 0.0)
     found = page(telemetry)
     assert not [name for name in found if name.startswith("isochrone_promises_total")]
     assert found["isochrone_attempts_total{outcome=client_error,region=eu-west}"] == 1
@@ -97,9 +97,9 @@ def test_requests_attempts_and_dollars() -> None:
     telemetry = Telemetry()
     first, second = dispatch(cost=0.5), dispatch(at=node("us-east"), attempt=2, cost=0.25)
     telemetry.dispatched(first)
-    telemetry.settled(first, Outcome(reason=Reason.REFUSED, executed=False), 0.0, False)
+    telemetry.settled(first, Outcome(reason=Reason.REFUSED, executed=False), 0.0)
     telemetry.dispatched(second)
-    telemetry.settled(second, answered(accelerator=1.5, output_tokens=7), 0.2, True)
+    telemetry.settled(second, answered(accelerator=1.5, output_tokens=7), 0.2)
     telemetry.refused(Reason.BAD_FRAMING)
     telemetry.finished(200, 0.12)
     telemetry.finished(400, 0.0)
@@ -164,6 +164,6 @@ def test_counting_a_request_costs_little() -> None:
     started = time.process_time()
     for _ in range(2000):
         telemetry.dispatched(sent)
-        telemetry.settled(sent, outcome, 0.1, True)
+        telemetry.settled(sent, outcome, 0.1)
         telemetry.finished(200, 0.1)
     assert (time.process_time() - started) / 2000 < 100e-6  # about 5 us; the bound only catches labels() lookups

@@ -83,25 +83,6 @@ def test_a_request_is_told_with_its_prediction_and_what_came():
     assert len(decision.encode(told)) < 500
 
 
-@pytest.mark.parametrize(
-    ("deadlines", "outcome", "kept"),
-    [
-        ({"deadline": ARRIVED + 0.2}, Outcome(first_byte=0.1, total=0.19), True),
-        ({"deadline": ARRIVED + 0.2}, Outcome(first_byte=0.1, total=0.2), False),  # it was sent a millisecond later
-        ({"first_token_deadline": ARRIVED + 0.2}, Outcome(first_byte=0.1, total=9.0), True),
-        ({"first_token_deadline": ARRIVED + 0.2}, Outcome(first_byte=0.2, total=9.0), False),
-        ({"first_token_deadline": ARRIVED + 0.2}, Outcome(total=9.0), False),
-        ({}, Outcome(total=9.0), True),
-        ({}, Outcome(reason=Reason.UPSTREAM_LOST, total=0.1), False),
-        ({}, Outcome(client_error=True, total=0.1), False),
-        ({}, None, False),
-    ],
-)
-def test_in_deadline_means_answered_and_every_deadline_met(deadlines, outcome, kept):
-    request = asked(**deadlines)
-    assert record(request, [(sent(request), outcome, 0.0)]).in_deadline is kept
-
-
 def test_workers_that_differ_in_name_and_place_only_have_one_mark():
     one = worker("w1", region="eu")
     assert decision.mark(one) == decision.mark(

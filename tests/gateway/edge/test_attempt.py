@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -67,21 +66,9 @@ def test_it_is_settled_once() -> None:
     tried = attempt(deadline=2.0)
     outcome = tried.settle(None, 1.5)
     assert outcome.total == 1.5
-    assert tried.in_deadline()
     assert "settled" in repr(tried)
     with pytest.raises(AssertionError):
         tried.settle(None, 1.5)
-
-
-@pytest.mark.parametrize(
-    ("fields", "kept"),
-    [({}, True), ({"deadline": 1.0}, False), ({"first_token_deadline": 1.0}, False), ({"deadline": math.inf}, True)],
-)
-def test_in_deadline(fields: dict[str, float], kept: bool) -> None:
-    tried = attempt(**fields)
-    assert not tried.in_deadline()
-    tried.settle(None, 1.5)
-    assert tried.in_deadline() is kept
 
 
 def test_a_repeat_says_so_and_the_budget_is_what_is_left() -> None:
