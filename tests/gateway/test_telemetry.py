@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+import sys
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -159,11 +159,15 @@ def test_label_values_cannot_break_the_page() -> None:
     assert page(telemetry)['isochrone_odd{region=a"b\\c\nd}'] == 1.0
 
 
-def test_counting_a_request_costs_little() -> None:
+def test_counting_a_request_asks_nothing_of_prometheus() -> None:
+    """Whose `labels()` takes longer than all of it; who is called is the same on a busy machine."""
     telemetry, sent, outcome = Telemetry(), dispatch(request(deadline=101.0)), answered()
-    started = time.process_time()
-    for _ in range(2000):
+    called: set[str] = set()
+    sys.setprofile(lambda frame, event, _: called.add(frame.f_globals["__name__"]) if event == "call" else None)
+    try:
         telemetry.dispatched(sent)
         telemetry.settled(sent, outcome, 0.1)
         telemetry.finished(200, 0.1)
-    assert (time.process_time() - started) / 2000 < 100e-6  # about 5 us; the bound only catches labels() lookups
+    finally:
+        sys.setprofile(None)
+    assert called == {"gateway.telemetry", "policies.request"}
