@@ -160,7 +160,7 @@ class Node:
             inside = (outcome.queue or 0.0) + (prefill if request.stream else prefill + decode)
             state.overhead.observe(first_byte - inside - state.rtt.mean)
             state.learned_at = dispatch.at
-        elif outcome.total is not None and state.wait(dispatch.at) == 0.0:
+        elif outcome.total is not None and not outcome.held_up and state.wait(dispatch.at) == 0.0:
             whole = expected + per_token * tokens
             share = expected / whole if whole > 0.0 else 1.0
             compute = outcome.total - dispatch.eta.network

@@ -211,6 +211,8 @@ class Outcome(msgspec.Struct, gc=False, frozen=True, kw_only=True):
     """Worker-reported accelerator seconds."""
     output_tokens: int | None = None
     reply_bytes: int = 0
+    held_up: bool = False
+    """The client did not read for a while, so the worker had to wait: `total` says nothing of its speed."""
 
 
 def kept(dispatch: Dispatch, outcome: Outcome | None) -> bool:

@@ -288,7 +288,8 @@ class Router:
         calibration, request, eta, total = self.fleet.calibration, dispatch.request, dispatch.eta, outcome.total
         if outcome.reason is None and total is not None:
             spread = eta.spread
-            calibration.total.observe((total - eta.total) / (spread if spread > LEAST_SPREAD else LEAST_SPREAD))
+            if not outcome.held_up:
+                calibration.total.observe((total - eta.total) / (spread if spread > LEAST_SPREAD else LEAST_SPREAD))
             if request.stream:
                 first = total if outcome.first_byte is None else outcome.first_byte
                 calibration.first.observe((first - eta.first_token) / max(LEAST_SPREAD, eta.first_spread))

@@ -116,6 +116,7 @@ class Attempt(msgspec.Struct, eq=False):
         executed: bool = True,
         timings: Timings = NO_TIMINGS,
         output_tokens: int | None = None,
+        held_up: bool = False,
     ) -> Outcome:
         """Tell the router what came of it. Asserts that nobody has before."""
         assert self.outcome is None, self
@@ -133,6 +134,7 @@ class Attempt(msgspec.Struct, eq=False):
             accelerator=timings.accel,
             output_tokens=output_tokens,
             reply_bytes=0 if reply is None else reply.size,
+            held_up=held_up,
         )
         self.router.report(dispatch, outcome, now)
         return outcome

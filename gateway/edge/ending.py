@@ -91,7 +91,7 @@ class Ending(Caller):
         attempt = self._attempt
         assert attempt is not None
         dispatch = attempt.dispatch
-        outcome = attempt.settle(reason, now, executed, timings, generated)
+        outcome = attempt.settle(reason, now, executed, timings, generated, self.answer.outlet.held_up)
         if attempt.report is not None:
             loads.learn(self._plane, attempt, now)
         cost = bill(dispatch.node, dispatch.request, outcome)

@@ -202,8 +202,8 @@ class Exchange(Ending):
     def _end(self, link: Link, timings: Timings, generated: int | None) -> None:
         """The worker has ended a streamed answer cleanly, and so do we."""
         self.answer.end()
-        self.answer.outlet.detach()
         self._settle(None, self._plane.clock(), True, timings, generated)
+        self.answer.outlet.detach()
         link.release()
         self._finish()
 

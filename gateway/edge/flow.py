@@ -18,12 +18,14 @@ SEND_BUFFER = 96 * 1024
 class Outlet:
     """Where a client's answer is written to, and the source that must pause when it does not drain."""
 
-    __slots__ = ("_source", "paused", "transport")
+    __slots__ = ("_source", "held_up", "paused", "transport")
 
     def __init__(self, transport: asyncio.WriteTransport) -> None:
         self.transport = transport
         self._source: asyncio.ReadTransport | None = None
         self.paused = False
+        self.held_up = False
+        """Whether the source has had to wait since it was attached."""
         transport.set_write_buffer_limits(high=HIGH_WATER)
 
     def __repr__(self) -> str:
@@ -35,18 +37,21 @@ class Outlet:
     def attach(self, source: asyncio.ReadTransport) -> None:
         """From now on `source` is read only as fast as this side drains."""
         self._source = source
+        self.held_up = self.paused
         if self.paused:
             _hold(source)
 
     def detach(self) -> None:
         """The source is done or gone; it is left readable, so that it can be reused."""
         source, self._source = self._source, None
+        self.held_up = False
         if source is not None and self.paused:
             _free(source)
 
     def pause(self) -> None:
         self.paused = True
         if self._source is not None:
+            self.held_up = True
             _hold(self._source)
 
     def resume(self) -> None:

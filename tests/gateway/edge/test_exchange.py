@@ -642,6 +642,26 @@ def test_a_slow_reader_stops_the_worker_and_is_not_taken_for_a_stall(edge: Edge)
     assert edge.wire("a").reading
 
 
+@pytest.mark.parametrize("pauses", [True, False])
+def test_a_slow_reader_does_not_make_a_worker_look_slow(edge: Edge, pauses: bool) -> None:
+    residuals = edge.router.fleet.calibration.total
+    known = residuals.count
+    speeds = [(node.speed.factor, node.pace.factor) for node in edge.router.fleet.nodes()]
+    asked = post(STREAM, b"X-Deadline-Ms: 60000")
+    script = Playbook(edge) >> client(asked) >> upstream_says("a", stream_head() + chunk(EVENT))
+    if pauses:
+        edge.client.pause_writing()
+    script >> seconds(20)
+    if pauses:
+        edge.client.resume_writing()
+    untimed = chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    assert script >> upstream_says("a", untimed) << client_sees(b"[DONE]") << reported("a", None)
+    assert edge.outcomes[0][1].held_up is pauses
+    after = [(node.speed.factor, node.pace.factor) for node in edge.router.fleet.nodes()]
+    assert (after == speeds) is pauses, "20 s without a pause are the worker's own"
+    assert (residuals.count == known) is pauses
+
+
 def test_a_reader_that_stops_is_cut_off(edge: Edge) -> None:
     Playbook(edge) >> client(post(STREAM)) >> upstream_says("a", stream_head() + chunk(EVENT))
     edge.client.pause_writing()

@@ -17,6 +17,19 @@ def test_a_full_outlet_stops_its_source_and_lets_it_go_again() -> None:
     assert source.reading
 
 
+def test_it_is_known_whether_this_source_had_to_wait() -> None:
+    outlet = Outlet(FakeTransport())
+    outlet.pause()
+    outlet.resume()
+    outlet.attach(FakeTransport())
+    assert not outlet.held_up, "that was before it came"
+    outlet.pause()
+    outlet.resume()
+    assert outlet.held_up
+    outlet.detach()
+    assert not outlet.held_up
+
+
 def test_a_source_attached_to_a_full_outlet_stops_at_once() -> None:
     source = FakeTransport()
     outlet = Outlet(FakeTransport())
