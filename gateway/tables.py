@@ -22,13 +22,13 @@ def nodes(rows: Sequence[Row]) -> RenderableType:
     table = Table(box=None, header_style="bold")
     for name in ("node", "region", "state"):
         table.add_column(name, no_wrap=True)
-    for name in ("quality", "price", "round trip", "wait", "waiting", "running", "sent"):
+    for name in ("quality", "price", "round trip", "wait", "waiting", "running", "in flight"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row["node"], row["region"], Text(row["state"], STATES.get(row["state"], "")), f"{row['quality']:.3f}",
             _price(row), _ms(row["rtt_ms"]), _ms(row["wait_ms"]), _count(row["waiting"]), _count(row["running"]),
-            str(row["sent"]),
+            str(row["in_flight"]),
         )  # fmt: skip
     return table
 
@@ -92,7 +92,13 @@ def legend(told: Row) -> str:
         lines.append(f'"{last_column(told)}": it takes no longer than this, {sure} surely.')
     else:
         limit = _short(told["budget_s"])
-        lines.append(f'"in time": the chance to be complete in {limit}; with {sure} or more a node counts as in time.')
+        bar = f"{told['bar']:.0%}"
+        lines.append(f'"in time": the chance to be complete in {limit}; from {bar} on a node counts as in time now.')
+        if bar != sure:
+            kept, asked = ("better", "less") if told["bar"] < told["probability"] else ("worse", "more")
+            lines.append(
+                f"({sure} are promised; promises were kept {kept} than that of late, so {asked} is asked now.)"
+            )
     verdicts = " ".join(row["verdict"] for row in told["candidates"])
     if "not drawn" in verdicts:
         lines.append("Of nodes as cheap one is drawn at random, by the room it has; the next request may go elsewhere.")

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -205,7 +206,7 @@ def invitation(gateways: Sequence[Gateway]) -> str:
 def faults(running: Sequence[Standing]) -> str:
     """What to break, and how it ends."""
     named = {one.name: f"kill -9 {one.pid}   ({one.name})" for one in running}
-    examples = [named[name] for name in ("eu-b", "redis") if name in named]
+    examples = [named[name] for name in ("asia-b", "redis") if name in named]
     lines = [f"Take something away and send again:  {'  or  '.join(examples)}"] if examples else []
     return "\n".join([*lines, "Ctrl-C ends everything.\n"])
 
@@ -215,13 +216,15 @@ def workers_table(
 ) -> Table:
     """The workers as one gateway sees them, the nearest first; the nodes of one worker share its row.
 
-    A worker of the scenario that the gateway does not know (any more) keeps its row, at the end.
+    A worker of the scenario that the gateway does not know (any more) keeps its row, at the end. What a narrow terminal
+    has little room for is what they serve. "load" is requests waiting + running.
     """
-    table = Table(title=f"the fleet, seen from {region}", title_justify="left")
-    for column in ("worker", "region", "serves", "state"):
+    table = Table(title=f"the fleet, seen from {region}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("worker", "pid", "state", "region"):
         table.add_column(column, no_wrap=True)
-    for column in ("pid", "$ an hour", "round trip", "wait", "waiting", "running", "in flight"):
+    for column in ("$/hour", "distance", "wait", "load"):
         table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("serves")
     processes = {one.name: one for one in running}
     by_worker: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -229,19 +232,20 @@ def workers_table(
     for worker, its in sorted(by_worker.items(), key=lambda pair: (_or_last(pair[1][0]["rtt_ms"]), pair[0])):
         first = its[0]
         serves = _serves((row["model"] for row in its), (row["variant"] for row in its))
-        load = (first["waiting"], first["running"], first["sent"])
+        load = f"{_cell(first['waiting'], '{}')}+{_cell(first['running'], '{}')}"
         figures = (
             _cell(first["price"], "{:.2f}"),
             _cell(first["rtt_ms"], "{:.1f} ms"),
             _cell(first["wait_ms"], "{:.0f} ms"),
         )
         state, pid = _state(first["state"], processes.get(worker))
-        table.add_row(worker, first["region"], serves, state, pid, *figures, *(_cell(value, "{}") for value in load))
+        table.add_row(worker, pid, state, first["region"], *figures, load, serves)
     for plan in plans:
         if plan.id not in by_worker:
             state, pid = _state("unknown here", processes.get(plan.id))
             price = _cell(plan.usd_per_hour, "{:.2f}")
-            table.add_row(plan.id, plan.region, _serves(plan.models, plan.variants), state, pid, price, *["-"] * 5)
+            serves = _serves(plan.models, plan.variants)
+            table.add_row(plan.id, pid, state, plan.region, price, "-", "-", "-", serves)
     return table
 
 

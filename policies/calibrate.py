@@ -166,6 +166,10 @@ class Calibration:
         self._promises = {p: Level(1.0 - p) for p in CLASSES}
         self._tenants: OrderedDict[tuple[float, str], Level] = OrderedDict()
 
+    def bar(self, probability: float, tenant: str) -> float:
+        """The chance from which a node counts as in time now, so that promises of this probability are kept."""
+        return 1.0 - max(STRICTEST, self.level(probability, tenant))
+
     def quantiles(self, probability: float, tenant: str) -> tuple[float, float]:
         """Spreads above the mean to grant the whole answer and its first token, to keep a promise."""
         level = self.level(probability, tenant)

@@ -62,6 +62,8 @@ class Explanation(msgspec.Struct, frozen=True):
     token_budget_s: float | None
     """Seconds granted per output token."""
     probability: float
+    bar: float
+    """The chance from which a node counts as in time now: the probability, moved by how promises were kept of late."""
     decision: str
     """`feasible`, `degraded`, `best_effort`, or the reason of a refusal."""
     chosen: str | None
@@ -94,6 +96,7 @@ def explain(router: Router, request: Request, now: float) -> Explanation:
         first_token_budget_s=_finite(request.first_token_deadline - now),
         token_budget_s=_finite(request.token_interval),
         probability=request.probability,
+        bar=router.fleet.calibration.bar(request.probability, request.tenant),
         decision=choice.reason.label if isinstance(choice, Shed) else choice.status.value,
         chosen=None if isinstance(choice, Shed) else choice.node.id,
         candidates=candidates,

@@ -48,7 +48,7 @@ def _row(node: Node, now: float) -> dict[str, Any]:
         "waiting": load.waiting if load else None,
         "running": load.running if load else None,
         "load_age_ms": round((now - state.load_at) * 1e3, 1) if load else None,
-        "sent": state.in_flight,
+        "in_flight": state.in_flight,
     }
 
 

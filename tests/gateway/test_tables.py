@@ -37,13 +37,22 @@ def told(**wishes: Any) -> dict[str, Any]:
 def test_a_tight_deadline_is_explained_with_every_candidate() -> None:
     shown = text(tables.explained(told(deadline=0.05)))
     assert "chat, in 50 ms, 95% surely, under house: goes to near/chat:fp32 (predicted in time)" in shown
-    assert '"in time": the chance to be complete in 50 ms; with 95% or more a node counts as in time.' in shown
+    assert '"in time": the chance to be complete in 50 ms; from 95% on a node counts as in time now.' in shown
     assert "The cheapest that will do is chosen." in shown
     assert "too late by" in shown
     assert "in time" in shown
     assert "The fastest node is the one chosen." in shown
     assert "Without a deadline it would go to far/chat:fp32: $" in shown
     assert "a million less and" in shown
+
+
+def test_the_bar_moved_by_promises_kept_is_said() -> None:
+    loose = text(tables.explained(told(deadline=0.05) | {"bar": 0.88}))
+    assert "from 88% on a node counts as in time now." in loose
+    assert "(95% are promised; promises were kept better than that of late, so less is asked now.)" in loose
+    assert "worse than that of late, so more is asked now.)" in text(
+        tables.explained(told(deadline=0.05) | {"bar": 0.99})
+    )
 
 
 def test_a_patient_request_shows_the_time_it_will_hold() -> None:
@@ -65,7 +74,7 @@ def test_a_refusal_says_why() -> None:
 
 NODE = {
     "node": "a/m:v", "model": "m", "region": "eu", "state": "serving", "quality": 1.0, "price": 2.5, "price_in": None,
-    "price_out": None, "rtt_ms": None, "wait_ms": 0.0, "waiting": None, "running": 3, "sent": 1,
+    "price_out": None, "rtt_ms": None, "wait_ms": 0.0, "waiting": None, "running": 3, "in_flight": 1,
 }  # fmt: skip
 
 

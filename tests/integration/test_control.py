@@ -48,7 +48,7 @@ def test_explaining_reserves_nothing_and_sends_nothing(gateway):
     for _ in range(20):
         explain(gateway, 90)
     after = fetch(f"{gateway.control}/admin/nodes")["nodes"]
-    assert [row["sent"] for row in after] == [row["sent"] for row in before]
+    assert [row["in_flight"] for row in after] == [row["in_flight"] for row in before]
 
 
 def test_a_decided_request_is_explained_by_its_id_predicted_against_actual(gateway):

@@ -44,7 +44,7 @@ def test_verdict_says_how_it_came_out():
 
 def row(worker: str, model: str, rtt: float | None) -> dict[str, object]:
     """As /admin/nodes gives it, as far as the table reads it."""
-    seen = {"rtt_ms": rtt, "wait_ms": 0.0, "waiting": None, "running": 1, "sent": 2}
+    seen = {"rtt_ms": rtt, "wait_ms": 0.0, "waiting": None, "running": 1, "in_flight": 2}
     return {
         "worker": worker,
         "model": model,
@@ -60,21 +60,28 @@ def shown(rows: list[dict[str, object]], *running: Standing) -> list[str]:
     """The table's lines, without its frame."""
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(workers_table("eu", rows, DEMO.workers, running))
-    return [line for line in console.export_text().splitlines() if line.startswith("│")]
+    return [line for line in console.export_text().splitlines() if line.strip()][2:]  # without title and heads
 
 
 def test_table_has_a_row_per_worker_the_nearest_first_the_unmeasured_last():
     lines = shown([row("new", "m1", None), row("far", "m1", 80.25), row("near", "m2", 1.0), row("near", "m1", 1.0)])
     lines = [line for line in lines if "serving" in line]
-    assert [line.split()[1] for line in lines] == ["near", "far", "new"]
+    assert [line.split()[0] for line in lines] == ["near", "far", "new"]
     assert "m1 m2 (int8)" in lines[0]
     assert "80.2 ms" in lines[1]
     assert " - " in lines[2]
 
 
+def test_eighty_columns_show_whom_to_kill():
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(workers_table("eu", [row("eu-a", "m1", 1.0)], DEMO.workers, [Standing("eu-a", 12345, "")]))
+    line = next(line for line in console.export_text().splitlines() if line.strip().startswith("eu-a"))
+    assert line.split()[:3] == ["eu-a", "12345", "serving"]
+
+
 def test_a_dead_worker_keeps_its_row_and_says_how_it_ended():
     running = (Standing("eu-a", 71, ""), Standing("eu-b", 72, "ended by SIGKILL"), Standing("us-a", 73, ""))
-    lines = {line.split()[1]: line for line in shown([row("eu-a", "m1", 1.0), row("eu-b", "m1", 1.0)], *running)}
+    lines = {line.split()[0]: line for line in shown([row("eu-a", "m1", 1.0), row("eu-b", "m1", 1.0)], *running)}
     assert "serving" in lines["eu-a"]
     assert " 71 " in lines["eu-a"]
     assert "dead: SIGKILL" in lines["eu-b"]  # the gateway has not noticed yet
@@ -86,7 +93,7 @@ def test_a_dead_worker_keeps_its_row_and_says_how_it_ended():
 
 
 def test_the_hint_names_processes_that_may_be_killed():
-    text = faults([Standing("redis", 5, ""), Standing("eu-b", 6, "")])
-    assert "kill -9 6   (eu-b)" in text
+    text = faults([Standing("redis", 5, ""), Standing("asia-b", 6, "")])
+    assert "kill -9 6   (asia-b)" in text
     assert "kill -9 5   (redis)" in text
     assert faults([]).startswith("Ctrl-C ends everything.")
