@@ -95,11 +95,11 @@ def test_it_outlives_its_parts_and_ends_with_its_last_gateway(tmp_path):
     try:
         demo.wait_ready(120)
         url = re.search(r"base_url = (http://\S+)/v1", demo.log.read_text())[1]
-        kill("eu-b")
+        kill("asia-b")
         kill("redis")
         gateway = Gateway(demo, "europe-west4", url, "")
         answers = [chat(gateway, model="tinychat", headers={"x_deadline_ms": 1000}) for _ in range(5)]
-        assert "eu-b" not in {worker_of(headers) for headers in answers}
+        assert "asia-b" not in {worker_of(headers) for headers in answers}
         assert demo.alive
         (gateway_pid,) = (pid for pid in descendants(demo.pid) if b"gateway\0--config" in command_line(pid))
         os.kill(gateway_pid, signal.SIGKILL)

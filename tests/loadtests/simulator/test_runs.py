@@ -138,8 +138,8 @@ def test_names_mean_nothing():
     assert abs(statistics.fmean(differences)) < 4 * error + 1e-9
 
 
-@pytest.mark.parametrize("heartbeat", [0.05, 1.0, 5.0])
-def test_promises_are_kept_however_old_the_reports(heartbeat):
+@pytest.mark.parametrize(("heartbeat", "promised"), [(0.05, 0.9), (1.0, 0.9), (5.0, 0.5)])
+def test_promises_are_kept_however_old_the_reports(heartbeat, promised):
     """Misses of what was accepted: the share promised, and what the bound of policies/calibrate.py adds, here over two
     gateways and eight seeds with 40 requests outstanding at most."""
     missed = accepted = 0.0
@@ -151,7 +151,7 @@ def test_promises_are_kept_however_old_the_reports(heartbeat):
     requests = 8 * 480
     extra = 2 * 8 * ((0.05 + OVERDRAFT) / GAIN + 40 + 1) / requests
     assert missed / accepted <= 0.05 + extra
-    assert accepted / 8 > 0.9, "not by promising nothing"
+    assert accepted / 8 > promised, "not by promising nothing; old news alone promise less"
 
 
 def test_reserved_and_token_priced_capacity_are_billed_in_their_own_way():
