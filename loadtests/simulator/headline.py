@@ -129,19 +129,21 @@ def main(processes: int, resume: bool, build: Path, results: Path) -> None:
     path = build / "sim_runs.jsonl"
     if not resume:
         path.unlink(missing_ok=True)
-    began = time.monotonic()
+    began, kept = time.monotonic(), Kept(path)
+    resumed = len(kept) > 0
     try:
         wanted = parts()
-        comparisons = simulate(wanted, processes, Kept(path))
+        comparisons = simulate(wanted, processes, kept)
     except (FileError, WorldError) as error:
         raise click.ClickException(str(error)) from error
-    how = markdown.circumstances(comparisons, processes, time.monotonic() - began)
+    took_s = time.monotonic() - began
+    how = markdown.circumstances(comparisons, processes, None if resumed else took_s)
     write(comparisons, [case.world for part in wanted for case in part.cases], how, build, results)
     for queue in ("fifo", "edf"):
         shown = goals.at(comparisons, queue=queue)
         if shown is not None:
             screen().print(statistics.table(shown))
-    click.echo(f"{how.took_s / 60:.1f} minutes. {results}, {build / 'sim.json'}, {build / 'sim.html'}")
+    click.echo(f"{took_s / 60:.1f} minutes. {results}, {build / 'sim.json'}, {build / 'sim.html'}")
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     machine: str
     python: str
     processes: int
-    took_s: float
-    """Wall time of all runs."""
+    took_s: float | None
+    """Wall time of all runs; none of those that were interrupted and resumed."""
     busy_s: float
     """CPU seconds of all runs."""
     requests: int
@@ -39,7 +39,7 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     """What was different about this time."""
 
 
-def circumstances(comparisons: Sequence[Comparison], processes: int, took_s: float) -> Circumstances:
+def circumstances(comparisons: Sequence[Comparison], processes: int, took_s: float | None) -> Circumstances:
     runs = [run for one in comparisons for of_policy in one.runs.values() for run in of_policy]
     return Circumstances(
         made=datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -99,11 +99,14 @@ def render(comparisons: Sequence[Comparison], world: World, how: Circumstances) 
 
 
 def _opening(comparisons: Sequence[Comparison], world: World, how: Circumstances) -> str:
+    took = (
+        "in several sittings" if how.took_s is None else f"{how.took_s / 60:.1f} minutes with {how.processes} processes"
+    )
     few, many = min(len(one.seeds) for one in comparisons), max(len(one.seeds) for one in comparisons)
     return (
         f"{world.about} {how.requests:,} simulated requests in {how.runs} runs: {len(comparisons)} cases,"
         f" {few if few == many else f'{few} to {many}'} paired seeds each. Made by `make sim` on {how.made}"
-        f" ({how.machine}, Python {how.python}; {how.took_s / 60:.1f} minutes with {how.processes} processes)."
+        f" ({how.machine}, Python {how.python}; {how.busy_s / 60:.0f} CPU minutes, {took})."
         f"{how.note and ' '}{how.note}\n"
     )
 

@@ -35,7 +35,13 @@ def test_how_it_was_made_is_said(won):
     # 4 cases x 3 policies x 4 seeds of 1,200 requests.
     assert "57,600 simulated requests in 48 runs: 4 cases, 4 paired seeds each. Made by `make sim` on 20" in won
     assert f"{markdown.processor()}, " in won
-    assert "1.5 minutes with 2 processes" in won
+    assert "0 CPU minutes, 1.5 minutes with 2 processes" in won
+
+
+def test_what_was_interrupted_claims_no_duration():
+    comparisons = grid(0.97, 0.87)
+    text = markdown.render(comparisons, WORLD, markdown.circumstances(comparisons, 2, None))
+    assert "0 CPU minutes, in several sittings)." in text
 
 
 def test_every_table_is_as_wide_as_its_head(won):
