@@ -54,6 +54,8 @@ ATTAINMENT: Final = [
 """Bends where deadlines are met: 90 and 99 % must not look alike."""
 DEPTH: Final = [[0, "rgba(90,160,216,0.04)"], [0.33, "#5aa0d8"], [0.67, "#b07cc6"], [1, "#c9364f"]]
 """Of a queue, by the logarithm of what waits."""
+DOLLARS: Final = tuple(digit * 10**power for power in range(-5, 4) for digit in (1, 1.5, 2, 3, 5, 7))
+"""Where a logarithmic axis of costs has its ticks."""
 LINES: Final = 10
 """More in one panel can't be told apart."""
 BINS: Final = 10
@@ -105,7 +107,7 @@ def plane(comparison: Comparison, colours: Mapping[str, str]) -> Figure:
                 "x": [short(cost.mean)], "y": [short(met.mean * 100)],
                 "error_x": _bar(cost), "error_y": _bar(met, 100),
                 "text": [name if name in best or name == comparison.reference or not real(name) else ""],
-                "textposition": "bottom right", "textfont": {"color": colours[name]},
+                "textposition": "bottom right" if real(name) else "top right", "textfont": {"color": colours[name]},
                 "marker": {"color": colours[name], "size": 12, "symbol": "circle" if real(name) else "diamond-open"},
                 "hovertemplate": f"<b>{name}</b><br>in deadline {plus_minus(met, 1, 100)} %<br>"
                 f"${plus_minus(cost, 4)} per 1,000 in deadline<extra></extra>",
@@ -123,7 +125,7 @@ def plane(comparison: Comparison, colours: Mapping[str, str]) -> Figure:
         costs += [limit.cost_per_1k, limit.steady_cost_per_1k]
     axis: dict[str, Any] = {"title": {"text": "US dollars per 1,000 requests in deadline"}, "tickprefix": "$"}
     if costs and max(costs) > 4 * min(costs) > 0:
-        axis |= {"type": "log", "dtick": "D2"}
+        axis |= {"type": "log", "tickvals": [value for value in DOLLARS if min(costs) / 2 < value < max(costs) * 2]}
     return {"data": data, "layout": {"xaxis": axis, "yaxis": {"title": {"text": "in deadline, %"}}, "height": 480}}
 
 
