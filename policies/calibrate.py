@@ -172,15 +172,13 @@ class Calibration:
 
     def quantiles(self, probability: float, tenant: str) -> tuple[float, float]:
         """Spreads above the mean to grant the whole answer and its first token, to keep a promise."""
-        level = self.level(probability, tenant)
-        share = 1.0 - (level if level > STRICTEST else STRICTEST)
-        return self.total.quantile(share), self.first.quantile(share)
+        bar = self.bar(probability, tenant)
+        return self.total.quantile(bar), self.first.quantile(bar)
 
     def whole(self, probability: float, tenant: str) -> tuple[float, bool]:
         """Spreads above the mean to grant the whole answer, and whether the promise may be given now: what most
         decisions want to know, from one look at the levels."""
-        promise, own = self._promises[probability], self._own(probability, tenant)
-        eps = promise.eps if own is None or promise.eps < own.eps else own.eps
+        eps = self.level(probability, tenant)
         return self.total.quantile(1.0 - (eps if eps > STRICTEST else STRICTEST)), eps > -OVERDRAFT
 
     def level(self, probability: float, tenant: str) -> float:

@@ -24,8 +24,7 @@ IDLE_ARRIVALS = 0.3
 """Share of its capacity a node is assumed to receive unseen from others: what keeps an idle-looking cheap node from
 claiming certainty and being herded on (algorithm.md 2.3)."""
 TYPICAL_TOKENS = 64
-"""Output length assumed where no request is at hand: half the median chat answer of the Azure 2023 trace, because
-embeddings have none; only the scale matters."""
+"""Prompt tokens assumed of text until requests come, whose mean replaces it; only the scale matters."""
 WORTH_SHOWING = 0.005
 """Relative change of what is learned below which the columns stay as they are: a tenth of a price tier."""
 
@@ -78,8 +77,7 @@ class Node:
         self.region = worker.region
         self.id = f"{worker.id}/{endpoint.model}:{endpoint.variant}"
         curve = endpoint.curve
-        typical = curve.seconds(TYPICAL_TOKENS) if curve.decode else curve.base
-        self.typical_work = typical if curve.decode else self.share(typical)
+        self.typical_work = curve.seconds(TYPICAL_TOKENS) if curve.decode else self.share(curve.base)
         self.price()
 
     def price(self) -> None:

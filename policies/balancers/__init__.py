@@ -28,32 +28,24 @@ class Balancer(Protocol):
 def two_of(mask: Mask, rng: random.Random) -> tuple[int, int] | None:
     """Two distinct random slots of a mask (the same one twice if there is only one)."""
     slots = mask.nonzero()[0]
-    return pair(slots, rng) if len(slots) else None
-
-
-def pair(slots: Slots, rng: random.Random) -> tuple[int, int]:
-    """As `two_of`, of the slots that a mask would have."""
     count = len(slots)
-    if count == 1:
-        return slots.item(0), slots.item(0)
+    if count < 2:
+        return (slots.item(0), slots.item(0)) if count else None
     first = int(rng.random() * count)
     second = int(rng.random() * (count - 1))
     return slots.item(first), slots.item(second + (second >= first))
 
 
-def lower_of_two(slots: Slots, score: Floats, rng: random.Random) -> int:
+def better_of_two(mask: Mask, score: Floats, rng: random.Random) -> int | None:
     """The lower score of two random slots: nearly as good as the best of all, and stale data herds nobody.
 
     Mitzenmacher, "The power of two choices in randomized load balancing" (2001).
     """
-    first, second = pair(slots, rng)
+    pair = two_of(mask, rng)
+    if pair is None:
+        return None
+    first, second = pair
     return first if score[first] <= score[second] else second
-
-
-def better_of_two(mask: Mask, score: Floats, rng: random.Random) -> int | None:
-    """As `lower_of_two`, of the slots of a mask."""
-    slots = mask.nonzero()[0]
-    return lower_of_two(slots, score, rng) if len(slots) else None
 
 
 def lowest(mask: Mask, score: Floats, rng: random.Random) -> int | None:

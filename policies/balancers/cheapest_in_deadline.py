@@ -12,9 +12,7 @@ import random
 import zlib
 from bisect import bisect_left, bisect_right
 
-import numpy as np
-import numpy.typing as npt
-
+from policies.balancers import Slots
 from policies.columns import Candidates, Floats
 
 TIER = 1.05
@@ -27,7 +25,6 @@ LONGEST = 64
 """Nodes in a prefix at most."""
 LOYALTY = 1.3
 """What a warm session or prefix may cost, relative to the cheapest in time (algorithm.md 2.7)."""
-Slots = npt.NDArray[np.intp]
 
 
 class CheapestInDeadline:
