@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from loadtests.simulator import fluid
 from loadtests.simulator.definitions import Case
 from loadtests.simulator.kept import digest
-from loadtests.simulator.runs import full_rate, planned, spread
+from loadtests.simulator.runs import full_rate, planned
+from loadtests.simulator.spread import spread
 from loadtests.simulator.statistics import Limit, key
 from loadtests.simulator.world import Control, Queue, World
 

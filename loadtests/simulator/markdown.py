@@ -47,7 +47,7 @@ def circumstances(comparisons: Sequence[Comparison], processes: int, took_s: flo
         python=platform.python_version(),
         processes=processes,
         took_s=took_s,
-        busy_s=sum(run.wall_s for run in runs),
+        busy_s=sum(run.cpu_s for run in runs),
         requests=sum(run.requests for run in runs),
         runs=len(runs),
     )

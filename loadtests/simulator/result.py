@@ -92,7 +92,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     detail: Detail
     requests: int
     """Simulated, warm-up included."""
-    wall_s: float
+    cpu_s: float
     """CPU seconds of the process that ran it."""
 
 

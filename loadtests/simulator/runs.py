@@ -9,13 +9,11 @@ from __future__ import annotations
 import functools
 import gc
 import itertools
-import multiprocessing
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -33,13 +31,12 @@ from loadtests.simulator.queueing import Queueing
 from loadtests.simulator.registry import Membership, Registry
 from loadtests.simulator.result import Run, Value
 from loadtests.simulator.serving import Worker
+from loadtests.simulator.spread import spread
 from loadtests.simulator.timeline import Timeline
 from loadtests.simulator.wan import Network
 from loadtests.simulator.world import Control, Fidelity, Queue, World, WorldError
 from loadtests.workload import Class, Planned
 
-T = TypeVar("T")
-R = TypeVar("R")
 Make = Callable[[Setting], Contender]
 
 TICK_S = 0.05
@@ -245,7 +242,7 @@ def _simulated(
     return Run(
         scenario=world.name, case=case, policy=policy, seed=seed, figures=ledger.figures(workers),
         detail=ledger.detail(workers, sum(edge.heard for edge in simulation.edges)),
-        requests=len(ledger.calls), wall_s=time.process_time() - began,
+        requests=len(ledger.calls), cpu_s=time.process_time() - began,
     )  # fmt: skip
 
 
@@ -299,23 +296,6 @@ def run_all(
     for place, run in spread(_work, [tasks[number] for number in left], processes):
         note(left[place], run)
     return [found[number] for number in range(len(tasks))]
-
-
-def spread(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iterator[tuple[int, R]]:
-    """Each item's place and result, as they come. Whatever one raises ends all."""
-    if min(processes, len(items)) <= 1:
-        yield from ((place, work(item)) for place, item in enumerate(items))
-        return
-    # A fresh interpreter per process: what is simulated depends on nothing this one has done before.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(items)), mp_context=context) as pool:
-        places = {pool.submit(work, item): place for place, item in enumerate(items)}
-        try:
-            for future in as_completed(places):
-                yield places[future], future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _work(task: Task) -> Run:

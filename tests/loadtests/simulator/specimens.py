@@ -52,7 +52,7 @@ def run(policy: str = "isochrone", seed: int = 1, case=None, scenario: str = "ma
     of_detail = {name: changed.pop(name) for name in tuple(changed) if name in Detail.__struct_fields__}
     return Run(
         scenario=scenario, case=case or {}, policy=policy, seed=seed,
-        figures=figures(**changed), detail=detail(**of_detail), requests=1200, wall_s=0.5,
+        figures=figures(**changed), detail=detail(**of_detail), requests=1200, cpu_s=0.5,
     )  # fmt: skip
 
 
