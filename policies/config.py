@@ -16,6 +16,7 @@ from policies.balancers.lowest_cost import LowestCost
 from policies.balancers.nearest import Nearest
 from policies.balancers.p2c import P2C
 from policies.balancers.round_robin import RoundRobin
+from policies.hedge import HedgeConfig
 from policies.retry import RetryConfig
 from policies.router import Policy
 
@@ -60,11 +61,13 @@ BalancerConfig = (
 
 
 class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One policy: a balancer, what to admit, what to repeat."""
+    """One policy: a balancer, what to admit, what to repeat, what to hedge."""
 
     balancer: BalancerConfig = CheapestInDeadlineConfig()
     admission: AdmissionConfig = AdmissionConfig()
     retry: RetryConfig = RetryConfig()
+    hedge: HedgeConfig | None = None
+    """Off unless given: `hedge: {}` is enough."""
 
     def build(self) -> Policy:
-        return Policy(self.balancer.build(), self.admission, self.retry)
+        return Policy(self.balancer.build(), self.admission, self.retry, self.hedge)

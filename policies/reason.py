@@ -64,6 +64,8 @@ class Reason(enum.Enum):
     UPSTREAM_ERROR = enum.auto()
     BAD_UPSTREAM_REPLY = enum.auto()
     STREAM_INTERRUPTED = enum.auto()
+    OUTRUN = enum.auto()
+    """The other one of a hedged pair answered first: no client ever hears of it, and it says nothing of the worker."""
     # Ours.
     INTERNAL = enum.auto()
 
@@ -133,5 +135,6 @@ TABLE: dict[Reason, Meaning] = {
     Reason.UPSTREAM_ERROR: Meaning(502, Grpc.INTERNAL, "bad_upstream_reply", False, False, "The worker failed."),
     Reason.BAD_UPSTREAM_REPLY: Meaning(502, Grpc.INTERNAL, "bad_upstream_reply", False, False, "The worker's reply was not valid."),
     Reason.STREAM_INTERRUPTED: Meaning(502, Grpc.UNAVAILABLE, "stream_interrupted", False, False, "The stream was interrupted; what arrived is incomplete."),
+    Reason.OUTRUN: Meaning(499, Grpc.CANCELLED, "outrun", False, False, "Another worker answered first."),
     Reason.INTERNAL: Meaning(500, Grpc.INTERNAL, "internal_error", False, False, "The gateway failed; the request id names the log line."),
 }  # fmt: skip

@@ -170,6 +170,10 @@ class Dispatch(msgspec.Struct, gc=False, frozen=True, eq=False):
     """Expected US dollars."""
     probes: tuple[str, ...] = ()
     """Ids of workers whose load to ask for at once."""
+    hedge_at: float = INFINITE
+    """When to ask for a hedge beside it, if it has been silent until then; infinite where the policy has none."""
+    hedge: bool = False
+    """Whether it is one: sent beside another that is silent yet, under the promise of that one."""
 
 
 class Hold(msgspec.Struct, gc=False, frozen=True):

@@ -24,6 +24,7 @@ from policies.balancers.soonest import FastestTokens, Soonest
 from policies.calibrate import LEAST_SPREAD
 from policies.columns import Candidates, Columns
 from policies.fleet import Fleet
+from policies.hedge import HedgeConfig, Hedging
 from policies.masks import in_regions
 from policies.node import Node
 from policies.reason import Reason
@@ -55,13 +56,16 @@ PROBED = 8
 
 
 class Policy:
-    """A named policy at work: a balancer, what to admit, what to repeat."""
+    """A named policy at work: a balancer, what to admit, what to repeat, what to hedge."""
 
-    def __init__(self, balancer: Balancer, admission: AdmissionConfig, retry: RetryConfig) -> None:
+    def __init__(
+        self, balancer: Balancer, admission: AdmissionConfig, retry: RetryConfig, hedge: HedgeConfig | None = None
+    ) -> None:
         self.balancer = balancer
         self.admission = admission
         self.overload = Overload()
         self.budget = RetryBudget(retry)
+        self.hedging = None if hedge is None else Hedging(hedge)
         self.in_flight = 0
 
 
@@ -103,10 +107,13 @@ class Router:
         """A node appeared, changed, reported load, was measured, or left."""
         self.fleet.apply(change, now)
 
-    def route(self, request: Request, now: float, avoid: Collection[str] = ()) -> Dispatch | Hold | Shed:
+    def route(
+        self, request: Request, now: float, avoid: Collection[str] = (), beside: Dispatch | None = None
+    ) -> Dispatch | Hold | Shed:
         """Decide where a request goes, and reserve it there.
 
-        `avoid` holds the ids of workers already tried; with any, this is a repeat and needs the policy's budget.
+        `avoid` holds the ids of workers already tried; with any, this is a repeat and needs the policy's budget. With
+        `beside`, a dispatch of it that is silent yet, this asks for a hedge: `Hold` then says when to ask again.
         Raises KeyError when the request names a policy this router does not have.
         """
         policy = self._policies[request.policy]
@@ -114,6 +121,8 @@ class Router:
         refusal = None
         if avoid:
             refusal = self._refuse_repeat(policy, request, now, avoid)
+            if refusal is None and beside is not None:
+                return self._hedge(policy, beside, now, avoid)
         elif most and policy.in_flight >= most:
             detail = "As many requests as this route allows are in flight."
             refusal = Shed(Reason.OVERLOADED, detail, None, admission.MIN_RETRY_AFTER)
@@ -136,7 +145,13 @@ class Router:
         node = columns.nodes[slot]
         eta = node.eta(request, now)
         probes = self._probes(candidates, now)
-        dispatch = Dispatch(request, node, now, len(avoid) + 1, choice.status, eta, candidates.cost.item(slot), probes)
+        hedge_at = INFINITE
+        if policy.hedging is not None and not avoid:
+            policy.hedging.requested(policy.overload.floor > 0.0)
+            hedge_at = policy.hedging.due(self.fleet.calibration, request, choice.status, eta, now)
+        dispatch = Dispatch(
+            request, node, now, len(avoid) + 1, choice.status, eta, candidates.cost.item(slot), probes, hedge_at
+        )
         work = node.work(eta)
         policy.in_flight += 1
         self._open[id(dispatch)] = dispatch, policy, work, choice.test
@@ -147,10 +162,10 @@ class Router:
         """Settle a dispatch. Raises KeyError when it was settled before: once per dispatch, never twice."""
         _, policy, work, test = self._open.pop(id(dispatch))
         policy.in_flight -= 1
-        if dispatch.attempt > 1:
+        if dispatch.attempt > 1 and not dispatch.hedge:
             policy.budget.released()
         reason = outcome.reason
-        if reason is not Reason.CLIENT_GONE:  # which says nothing about the fleet
+        if reason is not Reason.CLIENT_GONE and reason is not Reason.OUTRUN:  # which say nothing about the fleet
             policy.budget.settled(ok=reason is None)
             if not (dispatch.request.patient or outcome.client_error):
                 self._calibrate(dispatch, outcome, test)
@@ -280,6 +295,27 @@ class Router:
         if columns.reachable.any():
             return Shed(Reason.NO_CAPACITY, retry_after=admission.MIN_RETRY_AFTER)
         return Shed(Reason.NO_CAPACITY, "Every node of this model is draining.", None, admission.MIN_RETRY_AFTER)
+
+    # Hedges.
+
+    def _hedge(self, policy: Policy, beside: Dispatch, now: float, avoid: Collection[str]) -> Dispatch | Hold | Shed:
+        """Send a silent dispatch's request to a second worker too, if that is due and pays."""
+        request, columns = beside.request, self.fleet.columns(beside.request.model)
+        if policy.hedging is None or columns is None:
+            return Shed(Reason.NO_CAPACITY)
+        quality = request.min_quality if beside.status is Status.DEGRADED else request.quality
+        candidates = self._candidates(columns, request, quality, now, avoid)
+        slot = policy.hedging.consider(beside, candidates, policy.overload.floor > 0.0, now, self._rng)
+        if not isinstance(slot, int):
+            return slot
+        node, cost = columns.nodes[slot], candidates.cost.item(slot)
+        eta = node.eta(request, now)
+        dispatch = Dispatch(request, node, now, len(avoid) + 1, beside.status, eta, cost, hedge=True)
+        work = node.work(eta)
+        policy.in_flight += 1
+        self._open[id(dispatch)] = dispatch, policy, work, False
+        self.fleet.reserve(dispatch, work)
+        return dispatch
 
     # Accounting.
 

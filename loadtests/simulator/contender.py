@@ -30,7 +30,9 @@ class Contender(Protocol):
 
     def observe(self, change: Change, now: float) -> None: ...
 
-    def route(self, request: Request, now: float, avoid: Collection[str] = ()) -> Dispatch | Hold | Shed: ...
+    def route(
+        self, request: Request, now: float, avoid: Collection[str] = (), beside: Dispatch | None = None
+    ) -> Dispatch | Hold | Shed: ...
 
     def report(self, dispatch: Dispatch, outcome: Outcome, now: float) -> None: ...
 
@@ -88,9 +90,11 @@ class Baseline(Router):
         super().observe(change, now)
         self.balancer.observed(change, now)
 
-    def route(self, request: Request, now: float, avoid: Collection[str] = ()) -> Dispatch | Hold | Shed:
+    def route(
+        self, request: Request, now: float, avoid: Collection[str] = (), beside: Dispatch | None = None
+    ) -> Dispatch | Hold | Shed:
         self.balancer.now = now
-        decision = super().route(request, now, avoid)
+        decision = super().route(request, now, avoid, beside)
         if isinstance(decision, Dispatch):
             self.balancer.sent(decision, now)
         return decision
@@ -112,8 +116,10 @@ class Shipped(Router):
         self._wanted: tuple[str, ...] = ()
         """What the last dispatch names, as far as the budget goes."""
 
-    def route(self, request: Request, now: float, avoid: Collection[str] = ()) -> Dispatch | Hold | Shed:
-        decision = super().route(request, now, avoid)
+    def route(
+        self, request: Request, now: float, avoid: Collection[str] = (), beside: Dispatch | None = None
+    ) -> Dispatch | Hold | Shed:
+        decision = super().route(request, now, avoid, beside)
         named = decision.probes if isinstance(decision, Dispatch) else ()
         self._wanted = tuple([worker_id for worker_id in named if self._budget.take(worker_id, now)]) if named else ()
         return decision

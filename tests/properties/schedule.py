@@ -190,9 +190,9 @@ class Watched(Router):
     def probes(self) -> tuple[str, ...]:
         return ()
 
-    def route(self, request, now, avoid=()):
+    def route(self, request, now, avoid=(), beside=None):
         asked = avoid if self._guards.other_nodes else [f"not {name}" for name in avoid]
-        decision = super().route(request, now, asked)
+        decision = super().route(request, now, asked, beside)
         if isinstance(decision, Dispatch):
             self._checker.dispatched(request.id, decision, now)
         self._look()

@@ -1,4 +1,4 @@
-"""Nothing leaks: whatever happens, in whatever order, what was reserved is released."""
+"""Nothing leaks: whatever happens, in whatever order, what was reserved is released, hedged pairs included."""
 
 import random
 
@@ -7,17 +7,37 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from policies.config import PolicyConfig
+from policies.hedge import HedgeConfig
 from policies.reason import Reason
 from policies.records import Curve
-from policies.request import Dispatch, DrainSet, LoadSeen, Outcome, ProbeFailed, RoundTrip, WorkerGone, WorkerSeen
+from policies.request import (
+    INFINITE,
+    Dispatch,
+    DrainSet,
+    Hold,
+    LoadSeen,
+    Outcome,
+    ProbeFailed,
+    RoundTrip,
+    WorkerGone,
+    WorkerSeen,
+)
 from tests.fleets import endpoint, load, request, router, worker
 
 NAMES = ["a", "b", "c"]
-FAILURES = ["UPSTREAM_LOST", "REFUSED", "CLIENT_GONE", "CONNECT_FAILED", "DEADLINE_EXCEEDED"]
+FAILURES = ["UPSTREAM_LOST", "REFUSED", "CLIENT_GONE", "CONNECT_FAILED", "DEADLINE_EXCEEDED", "OUTRUN"]
 REASONS = [None, *(Reason[name] for name in FAILURES)]
 POINTS = (endpoint(curve=Curve(0.01, decode=0.001), max_batch=2), endpoint(model="other", curve=Curve(0.02)))
 
+HEDGING = PolicyConfig(hedge=HedgeConfig(share=1.0, worth=1e6))
+"""One that sends every hedge it may."""
+
 names, models = st.sampled_from(NAMES), st.sampled_from(["chat", "other"])
+
+
+def hedgeable(decision) -> bool:
+    return isinstance(decision, Dispatch) and decision.hedge_at < INFINITE
 
 
 class Accounting(RuleBasedStateMachine):
@@ -25,30 +45,51 @@ class Accounting(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.router = router(*(worker(name, endpoints=POINTS) for name in NAMES))
+        self.router = router(*(worker(name, endpoints=POINTS, region=name) for name in NAMES), house=HEDGING)
+        self.policy = self.router._policies["house"]
         self.now = 1.0
         self.seq = 10
         self.states = dict(self.router.fleet.workers)
-        self.open = 0
+        self.open = self.repeats = 0
 
     @rule(
         target=dispatches,
         model=st.sampled_from(["chat", "other"]),
         tokens=st.integers(0, 50),
-        avoid=st.sets(st.sampled_from(NAMES)),
+        avoid=st.sampled_from([(), (), (), ("a",), ("b", "c")]),
+        budget=st.sampled_from([0.2, 2.0, 10.0]),
+        stream=st.booleans(),
     )
-    def route(self, model, tokens, avoid):
-        asked = request(model=model, output_tokens=float(tokens), deadline=self.now + 10)
-        decision = self.router.route(asked, self.now, tuple(avoid))
-        self.open += isinstance(decision, Dispatch)
+    def route(self, model, tokens, avoid, budget, stream):
+        asked = request(model=model, output_tokens=float(tokens), deadline=self.now + budget, stream=stream)
+        decision = self.router.route(asked, self.now, avoid)
+        self._count(decision, 1)
         return decision
+
+    @rule(target=dispatches, first=dispatches.filter(hedgeable))
+    def hedge(self, first):
+        """The silent dispatch may be one that was routed long ago, at a worker that has left or rebooted since."""
+        tried = (first.node.worker.id,)
+        self.now = max(self.now, first.hedge_at)
+        decision = self.router.route(first.request, self.now, tried, first)
+        if isinstance(decision, Hold):
+            self.now = decision.until
+            decision = self.router.route(first.request, self.now, tried, first)
+        assert not isinstance(decision, Dispatch) or (decision.hedge and decision.node.worker.id not in tried)
+        self._count(decision, 1)
+        return decision
+
+    def _count(self, decision, by):
+        if isinstance(decision, Dispatch):
+            self.open += by
+            self.repeats += by * (decision.attempt > 1 and not decision.hedge)
 
     @rule(decision=consumes(dispatches), reason=st.sampled_from(REASONS), reported=st.booleans())
     def settle(self, decision, reason, reported):
         if isinstance(decision, Dispatch):
             times = {"first_byte": 0.05, "queue": 0.0, "prefill": 0.01, "accelerator": 0.01} if reported else {}
             self.router.report(decision, Outcome(reason=reason, total=0.06, **times), self.now)
-            self.open -= 1
+            self._count(decision, -1)
 
     @rule(seconds=st.floats(0.001, 2.0))
     def wait(self, seconds):
@@ -67,7 +108,8 @@ class Accounting(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES))
     def reboot(self, name):
         self.seq += 1
-        self.router.observe(WorkerSeen(worker(name, boot=f"b{self.seq}", seq=self.seq, endpoints=POINTS)), self.now)
+        booted = worker(name, boot=f"b{self.seq}", seq=self.seq, endpoints=POINTS, region=name)
+        self.router.observe(WorkerSeen(booted), self.now)
         self.states.setdefault(name, self.router.fleet.workers[name])
 
     @rule(name=st.sampled_from(NAMES))
@@ -88,7 +130,8 @@ class Accounting(RuleBasedStateMachine):
     @invariant()
     def in_flight_adds_up(self):
         assert self.router.open == self.open
-        assert sum(state.in_flight for state in self.states.values()) == self.open
+        assert sum(state.in_flight for state in self.states.values()) == self.open == self.policy.in_flight
+        assert self.policy.budget._in_flight == self.repeats, "a hedge takes no repeat and returns none"
 
     @invariant()
     def nothing_is_negative_or_not_a_number(self):
@@ -117,5 +160,23 @@ def test_an_idle_fleet_is_exactly_idle_again(seed):
     rng.shuffle(sent)
     for dispatch in sent:
         r.report(dispatch, Outcome(reason=rng.choice([None, Reason.UPSTREAM_LOST])), 0.0)
+    assert_idle(r)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_fleet_is_exactly_idle_again_after_hedges(seed):
+    rng, r = random.Random(seed), router(*(worker(name, endpoints=POINTS) for name in NAMES), house=HEDGING)
+    sent = [r.route(request(deadline=3.0, output_tokens=rng.uniform(0, 9)), 0.0) for _ in range(30)]
+    asked = [r.route(first.request, 2.9, (first.node.worker.id,), first) for first in sent]
+    hedges = [hedge for hedge in asked if isinstance(hedge, Dispatch)]
+    assert len(hedges) > 5
+    pairs = sent + hedges
+    rng.shuffle(pairs)
+    for dispatch in pairs:
+        r.report(dispatch, Outcome(reason=rng.choice([None, Reason.UPSTREAM_LOST, Reason.OUTRUN])), 3.0)
+    assert_idle(r)
+
+
+def assert_idle(r):
     for state in r.fleet.workers.values():
         assert (state.in_flight, state._unseen, state._unseen_work) == (0, {}, 0.0)

@@ -22,7 +22,9 @@ class Holding(Baseline):
 
     balancer: Patient
 
-    def route(self, request: Request, now: float, avoid: Collection[str] = ()) -> Dispatch | Hold | Shed:
+    def route(
+        self, request: Request, now: float, avoid: Collection[str] = (), beside: Dispatch | None = None
+    ) -> Dispatch | Hold | Shed:
         columns = self.fleet.columns(request.model)
         if columns is not None and not avoid:
             eligible = columns.eligible(request, request.quality, avoid, self.fleet.health.panic_share)
@@ -31,4 +33,4 @@ class Holding(Baseline):
                 until = self.balancer.until(columns.candidates(request, eligible, now))
                 if until is not None:
                     return Hold(until)
-        return super().route(request, now, avoid)
+        return super().route(request, now, avoid, beside)

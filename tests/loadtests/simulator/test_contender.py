@@ -85,8 +85,8 @@ def test_the_shipped_router_has_probed_what_its_last_dispatch_names_within_the_b
     made.observe(WorkerSeen(fleets.worker("w")), 1.0)
     route = Router.route
 
-    def curious(self, request, now, avoid=()):
-        decision = route(self, request, now, avoid)
+    def curious(self, request, now, avoid=(), beside=None):
+        decision = route(self, request, now, avoid, beside)
         return msgspec.structs.replace(decision, probes=("a", "b")) if isinstance(decision, Dispatch) else decision
 
     monkeypatch.setattr(Router, "route", curious)
