@@ -38,7 +38,7 @@ SHORTEST_HOLD = 0.001
 class Edge:
     def __init__(
         self, timeline: Timeline, number: int, region: str, contender: Contender, workers: dict[str, Worker],
-        ways: dict[str, Way], ledger: Ledger, expected: dict[Class, float], known_age: bool,
+        ways: dict[str, Way], ledger: Ledger, expected: dict[Class, float],
     ) -> None:  # fmt: skip
         self.timeline = timeline
         self.number = number
@@ -50,8 +50,8 @@ class Edge:
         self.ledger = ledger
         self._expected = expected
         """Output tokens its routes assume, by class."""
-        self.ages = {name: way.mean if known_age else 0.0 for name, way in ways.items()}
-        """What it takes as the age of a report from a region."""
+        self.ages = {name: way.mean for name, way in ways.items()}
+        """What it takes as the age of what a worker there answers itself: half the round trip."""
         self._held: dict[int, Call] = {}
         """By number, in the order they came."""
         self.heard = 0

@@ -269,7 +269,7 @@ def world(history: History) -> World:
         nodes=tuple(nodes),
         gateways=history.gateways,
         serving=Serving(noise=history.noise),
-        control=Control(heartbeat_s=history.heartbeat_s, known_age=False, lease_s=3.0),
+        control=Control(heartbeat_s=history.heartbeat_s, lease_s=3.0),
         demand=Demand(classes=kinds, sizes=_ranges(history.past)),
         load=1.0,
         full_rate=sum(shares.values()) / history.seconds,

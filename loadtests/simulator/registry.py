@@ -63,6 +63,7 @@ class Membership:
         self.silenced: set[str] = set()
         """Regions whose registry is known not to answer: no lease ends there."""
         self._probe_s = control.probe_s
+        self._loaded = control.on_probes
         self._uniform = rng.uniform
 
     # What the registry says.
@@ -74,7 +75,7 @@ class Membership:
         member = self.members.get(worker.id)
         if member is None:
             member = self.members[worker.id] = Member(worker, record, now)
-            edge.timeline.at(now + edge.ways[worker.region].draw() * 2, self._probed, member)
+            edge.timeline.at(now + edge.ways[worker.region].draw() * 2, self._probe, member)
         elif record.seq <= member.record.seq:
             return
         member.record = record
@@ -90,7 +91,7 @@ class Membership:
             member = self.members[worker.id]
         member.heard = self.edge.timeline.now
         member.doubted = False
-        self.edge.observe(LoadSeen(load, self.edge.ages[worker.region]))
+        self.edge.observe(LoadSeen(load, 0.0))
 
     def left(self, worker: Worker) -> None:
         """It said goodbye."""
@@ -147,23 +148,41 @@ class Membership:
         """Seconds between two probes of one worker."""
         return max(self._probe_s, len(self.members) / PROBES_PER_SECOND)
 
-    def _probed(self, member: Member) -> None:
-        """A round trip's end; the next one's is set."""
+    def _probe(self, member: Member) -> None:
+        """A probe reaches its worker, or nobody; the next one follows the answer."""
         edge, worker = self.edge, member.worker
         if self.members.get(worker.id) is not member or self._over():
             return
         now, way = edge.timeline.now, edge.ways[worker.region]
         if worker.up and not way.cut:
-            member.failures = 0
-            rtt = way.draw() + way.draw()
-            edge.observe(RoundTrip(worker.id, rtt))
-            edge.timeline.at(now + self._pace() * self._uniform(*JITTER) + rtt, self._probed, member)
+            back = way.draw()
+            load = worker.load() if self._loaded else None
+            edge.timeline.at(now + back, self._answered, (member, way.draw() + back, load))
         else:
-            member.failures += 1
-            edge.observe(ProbeFailed(worker.id))
             timeout = max(MIN_PROBE_TIMEOUT_S, PROBE_TIMEOUT_RTTS * 2 * way.mean)
-            pause = timeout if way.cut else 2 * way.mean  # a refused connection is known after one round trip
-            edge.timeline.at(now + self._pace() * self._uniform(*JITTER) + pause, self._probed, member)
+            pause = timeout if way.cut else way.mean  # a refused connection is known after one round trip
+            edge.timeline.at(now + pause, self._unanswered, member)
+
+    def _answered(self, answer: tuple[Member, float, Load | None]) -> None:
+        member, rtt, load = answer
+        edge, worker = self.edge, member.worker
+        if self.members.get(worker.id) is not member:
+            return
+        member.failures = 0
+        edge.observe(RoundTrip(worker.id, rtt))
+        if load is not None:
+            edge.observe(LoadSeen(load, rtt / 2))
+        self._again(member)
+
+    def _unanswered(self, member: Member) -> None:
+        if self.members.get(member.worker.id) is member:
+            member.failures += 1
+            self.edge.observe(ProbeFailed(member.worker.id))
+            self._again(member)
+
+    def _again(self, member: Member) -> None:
+        timeline, way = self.edge.timeline, self.edge.ways[member.worker.region]
+        timeline.at(timeline.now + self._pace() * self._uniform(*JITTER) + way.draw(), self._probe, member)
 
 
 class Registry:

@@ -137,7 +137,7 @@ class Simulation:
                 raise WorldError(f"gateways: no region {region!r}")
             ways = {other: self.network.way(region, other) for other in regions}
             parts = self.timeline, number, region, self.contender(number), self.workers, ways, self.ledger
-            edges.append(Edge(*parts, expected, world.control.known_age))
+            edges.append(Edge(*parts, expected))
         return edges
 
     def contender(self, number: int) -> Contender:

@@ -118,9 +118,6 @@ class Control(_Part, frozen=True, kw_only=True):
     """Share of heartbeats that never arrive."""
     early: bool = False
     """Whether a worker also reports at once when its wait crosses a bucket edge (at most every 50 ms)."""
-    known_age: bool = True
-    """Whether a gateway takes half the round trip as the age of a report (algorithm.md 2.1); else, as the shipped
-    subscription does, it takes every report as of its arrival."""
     on_responses: bool = True
     """Whether answers carry load reports (ORCA), as our workers' do and as the shipped gateway asks for and reads: with
     the head of an answer (a stream's first token) and at its end. Foreign engines without any are `false`."""
@@ -128,6 +125,8 @@ class Control(_Part, frozen=True, kw_only=True):
     """At least three heartbeats are granted, whatever this says."""
     probe_s: Positive = 1.0
     """Between two round-trip probes of one node by one gateway."""
+    on_probes: bool = True
+    """Whether their answers carry load too, as our workers' do; foreign engines' do not."""
 
 
 class Queue(enum.Enum):

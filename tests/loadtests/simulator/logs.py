@@ -43,7 +43,7 @@ def small_world(seconds: float = 30.0, rate: float = 40.0) -> World:
         ),
         gateways=("eu", "us"),
         serving=Serving(noise=0.1),
-        control=Control(heartbeat_s=0.25, known_age=False),
+        control=Control(heartbeat_s=0.25),
         demand=Demand(
             classes=(
                 Class(name="tight", share=1, first_token_s=0.06),

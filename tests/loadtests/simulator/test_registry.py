@@ -64,7 +64,7 @@ def test_constants_are_the_gateways():
 
 
 def test_every_worker_is_known_at_once_and_heard_every_heartbeat():
-    _, diary = watch(control=Control(heartbeat_s=0.5))
+    _, diary = watch(control=Control(heartbeat_s=0.5, on_probes=False))
     assert len(diary.of(WorkerSeen)) == 9
     for name in ("east-fast-0", "far-slow-1"):
         at = [at for change, at in diary.of(LoadSeen) if change.load.worker == name]
@@ -75,22 +75,23 @@ def test_every_worker_is_known_at_once_and_heard_every_heartbeat():
 def test_the_word_of_a_registry_beside_everybody_takes_no_way():
     first = {}
     for nearby in (False, True):
-        _, diary = watch(control=Control(nearby=nearby))
+        _, diary = watch(control=Control(nearby=nearby, on_probes=False))
         first[nearby] = next(at for change, at in diary.of(LoadSeen) if change.load.worker == "far-fast-0")
     assert first[False] - first[True] == pytest.approx(0.1105, rel=0.05)  # a leg
 
 
-def test_news_are_as_old_as_the_way_is_long():
-    _, diary = watch(control=Control(publish_delay_s=0.02))
-    ages = {change.load.worker: change.age for change, _ in diary.of(LoadSeen)}
-    assert ages["far-fast-0"] == pytest.approx(0.1105, rel=0.01)
-    assert ages["east-fast-0"] < 0.001
-    _, diary = watch(control=Control(known_age=False))
+def test_what_the_registry_says_is_taken_as_new_what_a_probe_says_as_half_its_round_trip_old():
+    _, diary = watch(control=Control(on_probes=False))
     assert {change.age for change, _ in diary.of(LoadSeen)} == {0.0}
+    _, diary = watch(control=Control(heartbeat_s=1000.0))
+    trips = {at: change.seconds for change, at in diary.of(RoundTrip) if change.worker_id == "far-fast-0"}
+    ages = {at: change.age for change, at in diary.of(LoadSeen) if change.load.worker == "far-fast-0" and change.age}
+    assert len(ages) >= 15
+    assert ages == {at: trips[at] / 2 for at in ages}
 
 
 def test_heartbeats_get_lost_as_often_as_the_world_says():
-    _, diary = watch(200.0, control=Control(loss=0.3, lease_s=1000))
+    _, diary = watch(200.0, control=Control(loss=0.3, lease_s=1000, on_probes=False))
     assert len(diary.of(LoadSeen)) == pytest.approx(9 * 200 * 0.7, abs=4 * (1800 * 0.21) ** 0.5)
 
 
@@ -130,7 +131,7 @@ def test_most_of_a_region_silent_is_doubted_until_probes_fail_too():
 def test_a_registry_that_is_known_to_be_silent_ends_no_lease():
     _, diary = watch(30.0, ("east",), fault("registry", "east", "west", "far", lasts=20.0))
     assert not diary.of(WorkerGone)
-    silent = [at for _, at in diary.of(LoadSeen) if 5.5 < at < 25.0]
+    silent = [at for change, at in diary.of(LoadSeen) if 5.5 < at < 25.0 and not change.age]  # by the registry's word
     assert not silent
     assert [at for _, at in diary.of(LoadSeen) if at > 25.0]
 
@@ -168,7 +169,7 @@ def test_early_reports_come_when_the_wait_crosses_an_edge_and_not_more_often_tha
     def reports(early):
         diary = First()
         plan = [Planned(n, 1.0 + n / 100, LAST, 4000, 1, 1, 0, "east") for n in range(50)]
-        control = Control(heartbeat_s=5.0, early=early, on_responses=False)
+        control = Control(heartbeat_s=5.0, early=early, on_responses=False, on_probes=False)
         Simulation(
             world(gateways=("east",), control=control, nodes=world().nodes[:1]),
             lambda s: Baseline(diary, Fleet(s.rng), s.rng), 1, plan,
@@ -186,7 +187,7 @@ def test_when_nothing_is_left_to_decide_the_control_plane_rests():
     diary = First()
     plan = [Planned(0, 5.0, LAST, 10, 5000, 1, 0, "east")]
     simulation = Simulation(
-        world(gateways=("east",), control=Control(on_responses=False)),
+        world(gateways=("east",), control=Control(on_responses=False, on_probes=False)),
         lambda s: Baseline(diary, Fleet(s.rng), s.rng), 1, plan,
     )  # fmt: skip
     simulation.run()

@@ -143,7 +143,7 @@ def test_promises_are_kept_however_old_the_reports(heartbeat, promised):
     """Misses of what was accepted: the share promised, and what the bound of policies/calibrate.py adds, here over two
     gateways and eight seeds with 40 requests outstanding at most."""
     missed = accepted = 0.0
-    control = Control(heartbeat_s=heartbeat, on_responses=False)
+    control = Control(heartbeat_s=heartbeat, on_responses=False, on_probes=False)
     for seed in range(8):
         figures = run(seed=seed, plan=poisson(seed=seed), control=control).figures
         missed += figures.miss_rate_accepted * figures.accepted_share
