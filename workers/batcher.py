@@ -1,14 +1,16 @@
 """Whose turn it is on the accelerator: one thread, all lanes, earliest deadline first.
 
-A turn is one batch for the most urgent batched lane and one step for every text lane with something in it. It never
-waits for a batch to fill: the accelerator is either busy or takes what is there, so no waiting deadline is missed by
-waiting. What expired in the queue is refused before the turn, unexecuted. Next: runners.py, queue.py.
+A turn is one batch for the most urgent line of the batched lanes and one step for every text lane with something in
+it. forming.py says who is in the batch, and when it pays to wait for more of them; nothing waits while another line
+has work. What expired in the queue is refused before the turn, unexecuted. Next: runners.py, queue.py.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,7 @@ from typing import Any
 
 from policies.reason import Reason
 from workers.queue import Job, Queue, Refused, Result, State
-from workers.runners import Call, Runner, Slotted, end
+from workers.runners import Batched, Call, Runner, Slotted, Wait, end
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +42,21 @@ class Batcher:
         """Set whenever waiting or running changed; the lease clears it."""
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="accelerator")
-        self._batched = [lane for lane, runner in runners.items() if not isinstance(runner, Slotted)]
-        self._slotted = [lane for lane, runner in runners.items() if isinstance(runner, Slotted)]
+        self._batched = {lane: runner for lane, runner in runners.items() if isinstance(runner, Batched)}
+        self._slotted = [runner for runner in runners.values() if isinstance(runner, Slotted)]
+        self._free_since = clock()
+        """When the accelerator last ended something."""
+        self._until = math.inf
+        """When to look again though nothing changed: a batch that waits for company waits no longer."""
 
     def submit(self, jobs: Sequence[Job]) -> Refused | None:
         """Queue all of these, or say why not; nothing has been executed then."""
         refused = self._refusal(jobs)
         if refused is None:
             self.accepted += 1
+            for job in jobs:
+                if job.lane in self._batched:
+                    self._batched[job.lane].arrived(job, self.clock())
             self._touch()
         else:
             for job in jobs:
@@ -64,13 +73,16 @@ class Batcher:
         return None
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """Forget what has not ended: queued jobs at once, running text before its next step."""
+        """Forget what has not ended: queued jobs at once, running text before its next step, a running batch when
+        nobody waits for any of it and its engine can be stopped."""
         for job in jobs:
             if job.state is State.ENDED:
                 continue
             if job.state is State.WAITING:
                 self.queue.remove(job)
             self._retire(job, "cancelled")
+            if job.lane in self._batched:
+                self._batched[job.lane].abandon()
 
     def finish(self, job: Job) -> None:
         """A text answer is complete before its engine knew (a stop text): free the slot before the next step."""
@@ -103,8 +115,7 @@ class Batcher:
     async def run(self) -> None:
         """Take turns until cancelled. Never ends by itself."""
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            await self._called()
             try:
                 while await self.turn():
                     pass
@@ -113,30 +124,52 @@ class Batcher:
                 await asyncio.sleep(FAULT_PAUSE)
                 self._wake.set()
 
+    async def _called(self) -> None:
+        """Sleep until something changed, or a batch has waited long enough."""
+        left = self._until - self.clock()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(left if left < math.inf else None):
+                await self._wake.wait()
+        self._wake.clear()
+
     async def turn(self) -> bool:
         """One turn of the accelerator; False when there was nothing to do."""
         now = self.clock()
         for job in self.queue.expire(now):
             late = Refused(Reason.DEADLINE_EXCEEDED, "The deadline passed in this worker's queue.")
             end(job, late, self.runners[job.lane].tally, now)
-        busy = False
-        for lane in [*self.queue.by_urgency(self._batched)[:1], *self._slotted]:
-            runner = self.runners[lane]
+        self._until = math.inf
+        busy = await self._batch()
+        for runner in self._slotted:
             call = runner.plan(self.queue, self.clock())
             if call is not None:
                 busy = True
                 await self._execute(runner, call)
         return busy
 
+    async def _batch(self) -> bool:
+        """Execute the next batch, if it is time."""
+        lines = self.queue.by_urgency(self._batched)
+        if not lines:
+            return False
+        runner, now = self._batched[lines[0][0]], self.clock()
+        plan = runner.plan(self.queue, lines[0], now, self._free_since, alone=len(lines) == 1)
+        if isinstance(plan, Wait):
+            self._until = plan.until
+            return plan.until <= now  # only the hopeless waited there
+        await self._execute(runner, plan)
+        return True
+
     async def _execute(self, runner: Runner, call: Call) -> None:
         """Run one call on the accelerator thread and book it."""
         loop = asyncio.get_running_loop()
         try:
-            outcome, accel = await loop.run_in_executor(self._thread, timed, call)
+            outcome, accel = await loop.run_in_executor(self._thread, timed, call, runner.clock)
             runner.settle(outcome, accel, self.clock())
         except Exception:
             log.exception("engine of %s failed", runner.lane)
             runner.fail(self.clock())  # whatever broke, the engine or our booking: nobody waits for ever
+        self._free_since = self.clock()
         self.changed.set()
 
     def _touch(self) -> None:
@@ -147,12 +180,12 @@ class Batcher:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
-def timed(call: Call) -> tuple[Any, float]:
+def timed(call: Call, clock: Callable[[], float] = time.thread_time) -> tuple[Any, float]:
     """Run on the accelerator thread: the value, and the accelerator seconds it cost.
 
-    Engines compute in the calling thread (one intra-op thread), so its CPU time is the accelerator's time, without
-    what other processes took from this core meanwhile.
+    An engine that computes in the calling thread (one intra-op thread) is charged by its CPU time, without what other
+    processes took from this core meanwhile.
     """
-    begun = time.thread_time()
+    begun = clock()
     value = call()
-    return value, time.thread_time() - begun
+    return value, clock() - begun

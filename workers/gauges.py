@@ -20,7 +20,7 @@ from policies.records import Load
 from policies.reports import encode_report
 from workers.batcher import Batcher
 from workers.queue import Job, Queue
-from workers.runners import Runner, Slotted
+from workers.runners import Batched, Runner, Slotted
 
 CHEAP_REPORT = 1e-4
 """Seconds of CPU below which every answer gets a report of its own: a third of what the answer itself costs."""
@@ -154,26 +154,32 @@ def backlog(runners: Mapping[str, Runner], queue: Queue, now: float) -> float:
         waiting = list(queue.waiting(lane))
         if isinstance(runner, Slotted):
             slots = max(slots, _slot_wait(runner, waiting))
-        else:
+        elif isinstance(runner, Batched):
             batches += _batch_wait(runner, waiting) + _left(runner, now)
     return batches + slots
 
 
-def _left(runner: Runner, now: float) -> float:
-    """What the batch on the accelerator should still take, by its curve."""
+def _left(runner: Batched, now: float) -> float:
+    """What the batch on the accelerator should still take."""
     if not runner.running:
         return 0.0
+    first = runner.running[0]
+    begun = first.started if first.started is not None else now
     items = sum(job.items for job in runner.running)
-    begun = min(job.started if job.started is not None else now for job in runner.running)
-    return max(runner.endpoint.curve.seconds(items=items) - (now - begun), 0.0)
+    return max(runner.service(first.bucket).seconds(items) - (now - begun), 0.0)
 
 
-def _batch_wait(runner: Runner, waiting: list[Job]) -> float:
+def _batch_wait(runner: Batched, waiting: list[Job]) -> float:
     """What waits, in full batches."""
-    items = sum(job.items for job in waiting)
-    curve, full = runner.endpoint.curve, runner.endpoint.max_batch
-    calls, rest = divmod(items, full)
-    return calls * curve.seconds(items=full) + (curve.seconds(items=rest) if rest else 0.0)
+    items: dict[int, int] = {}
+    for job in waiting:
+        items[job.bucket] = items.get(job.bucket, 0) + job.items
+    seconds = 0.0
+    for bucket, count in items.items():
+        service, full = runner.service(bucket), runner.most(bucket)
+        calls, rest = divmod(count, full)
+        seconds += calls * service.seconds(full) + (service.seconds(rest) if rest else 0.0)
+    return seconds
 
 
 def _slot_wait(runner: Slotted, waiting: list[Job]) -> float:

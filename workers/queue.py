@@ -8,11 +8,11 @@ See batcher.py for who takes, and http.py for who puts.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import enum
-import heapq
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from policies.reason import Reason
@@ -20,8 +20,9 @@ from policies.reason import Reason
 PATIENCE = 60.0
 """Seconds after which a job without a nearer deadline is as urgent as one whose deadline is now, so that a flood of
 deadlines never starves it; equals the gateways' default patience."""
-COMPACT_ABOVE = 64
-"""Removed jobs left inside a heap before it is rebuilt: rare enough to be cheap, small enough not to hold bodies."""
+
+Line = tuple[str, int]
+"""A lane (`model:variant`) and a bucket of it: what may go into one batch."""
 
 
 class Refused(NamedTuple):
@@ -60,8 +61,8 @@ class Job:
     """One piece of work for one endpoint, with what it cost so far. Times are the worker's monotonic seconds."""
 
     __slots__ = (
-        "accel", "arrived", "deadline", "events", "finished", "first", "generated", "items", "lane", "output_tokens",
-        "prompt_tokens", "started", "state", "work",
+        "accel", "arrived", "batch", "bucket", "deadline", "entry", "events", "finished", "first", "generated", "items",
+        "lane", "output_tokens", "prompt_tokens", "started", "state", "work",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +73,7 @@ class Job:
         arrived: float,
         deadline: float = math.inf,
         items: int = 1,
+        bucket: int = 0,
         prompt_tokens: int = 0,
         output_tokens: int = 0,
     ) -> None:
@@ -80,6 +82,12 @@ class Job:
         self.arrived = arrived
         self.deadline = deadline
         self.items = items
+        self.bucket = bucket
+        """Length that its items are padded to, where they are: only jobs of one bucket are a batch."""
+        self.batch = 0
+        """Items in the engine call that answered it."""
+        self.entry: tuple[float, int] = (0.0, 0)
+        """Its place in the queue."""
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
         self.state = State.WAITING
@@ -111,12 +119,11 @@ class Job:
 
 
 class Queue:
-    """Jobs that wait, one heap per lane (`model:variant`), one bound over all."""
+    """Jobs that wait, a sorted list per line, one bound over all."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._heaps: dict[str, list[tuple[float, int, Job]]] = {}
-        self._dead: dict[str, int] = {}
+        self._lines: dict[Line, list[Job]] = {}
         self._order = itertools.count()
         self._waiting = 0
 
@@ -128,59 +135,55 @@ class Queue:
         if self._waiting + len(jobs) > self.limit:
             return False
         for job in jobs:
-            heapq.heappush(self._heaps.setdefault(job.lane, []), (job.urgency, next(self._order), job))
+            job.entry = (job.urgency, next(self._order))
+            bisect.insort(self._lines.setdefault((job.lane, job.bucket), []), job, key=_entry)
         self._waiting += len(jobs)
         return True
 
     def remove(self, job: Job) -> None:
-        """Forget a waiting job; its entry goes when it surfaces or at the next compaction."""
+        """Forget a waiting job."""
         assert job.state is State.WAITING
+        self.take([job])
         job.state = State.ENDED
-        self._waiting -= 1
-        self._dead[job.lane] = dead = self._dead.get(job.lane, 0) + 1
-        heap = self._heaps[job.lane]
-        if dead > COMPACT_ABOVE and dead * 2 > len(heap):
-            heap[:] = [entry for entry in heap if entry[2].state is State.WAITING]
-            heapq.heapify(heap)
-            self._dead[job.lane] = 0
 
-    def head(self, lane: str) -> Job | None:
-        """The most urgent job of a lane, left in place."""
-        heap = self._heaps.get(lane, [])
-        while heap and heap[0][2].state is not State.WAITING:
-            heapq.heappop(heap)
-            self._dead[lane] -= 1
-        return heap[0][2] if heap else None
+    def take(self, jobs: Iterable[Job]) -> None:
+        """Take these waiting jobs out: whoever does owns them from now on."""
+        for job in jobs:
+            line = self._lines[job.lane, job.bucket]
+            del line[bisect.bisect_left(line, job.entry, key=_entry)]
+            self._waiting -= 1
 
     def pop(self, lane: str) -> Job | None:
         """Take the most urgent job of a lane."""
-        job = self.head(lane)
-        if job is not None:
-            heapq.heappop(self._heaps[lane])
-            self._waiting -= 1
+        lines = self.by_urgency([lane])
+        if not lines:
+            return None
+        job = self._lines[lines[0]][0]
+        self.take([job])
         return job
 
-    def by_urgency(self, lanes: Iterable[str]) -> list[str]:
-        """Those of these lanes where something waits, the most urgent head first."""
-        heads = [(job.urgency, lane) for lane in lanes if (job := self.head(lane)) is not None]
-        return [lane for _, lane in sorted(heads)]
+    def by_urgency(self, lanes: Collection[str]) -> list[Line]:
+        """Those lines of these lanes where something waits, the most urgent head first."""
+        heads = [(line[0].entry, name) for name, line in self._lines.items() if line and name[0] in lanes]
+        return [name for _, name in sorted(heads)]
+
+    def line(self, line: Line) -> Sequence[Job]:
+        """Who waits there, the most urgent first. For looking, not for keeping."""
+        return self._lines.get(line, ())
 
     def expire(self, now: float) -> list[Job]:
         """Take out every job whose deadline has passed. Cost: what is overdue, not what waits."""
-        expired = []
-        for lane, heap in self._heaps.items():
-            patient = []
-            while (job := self.head(lane)) is not None and job.urgency <= now:
-                entry = heapq.heappop(heap)
-                if job.deadline <= now:
-                    expired.append(job)
-                else:
-                    patient.append(entry)
-            for entry in patient:
-                heapq.heappush(heap, entry)
-        self._waiting -= len(expired)
-        return expired
+        overdue: list[Job] = []
+        for line in self._lines.values():
+            end = bisect.bisect_right(line, (now, math.inf), key=_entry)
+            overdue += (job for job in line[:end] if job.deadline <= now)
+        self.take(overdue)
+        return overdue
 
     def waiting(self, lane: str) -> Iterator[Job]:
         """The waiting jobs of a lane, in no particular order."""
-        return (job for _, _, job in self._heaps.get(lane, ()) if job.state is State.WAITING)
+        return (job for (name, _), line in self._lines.items() if name == lane for job in line)
+
+
+def _entry(job: Job) -> tuple[float, int]:
+    return job.entry

@@ -14,9 +14,14 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
+
 from policies.reason import Reason
-from policies.records import Endpoint
-from workers.queue import Job, Queue, Refused, Result, State, Token
+from policies.records import Curve, Endpoint
+from workers.engines import Stopped
+from workers.forming import Batching, Scene, Service, Slack
+from workers.learning import Learned, Rate
+from workers.queue import Job, Line, Queue, Refused, Result, State, Token
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +29,8 @@ PACE_WEIGHT = 0.1
 """Weight of the newest step in the moving average of step times: about the last ten steps."""
 
 FAILED = Refused(Reason.INTERNAL, "The engine failed.", executed=True)
+HOPELESS = Refused(Reason.DEADLINE_EXCEEDED, "The deadline can no longer be met by this worker.")
+STOPPED = Refused(Reason.DEADLINE_EXCEEDED, "Nobody waited for it any more.", executed=True)
 
 Call = Callable[[], Any]
 Run = Callable[[Sequence[Any]], Sequence[Any]]
@@ -58,16 +65,25 @@ class Tally:
         self.started = 0
 
 
+class Wait(NamedTuple):
+    """A lane leaves the accelerator free until then, unless something arrives."""
+
+    until: float
+
+
 class Runner(Protocol):
     """One lane's way to use the accelerator."""
 
     lane: str
     endpoint: Endpoint
     tally: Tally
+    clock: Callable[[], float]
+    """What its engine's work is charged by, on the accelerator thread."""
 
     @property
     def running(self) -> Collection[Job]: ...
-    def plan(self, queue: Queue, now: float) -> Call | None: ...
+    @property
+    def curve(self) -> Curve: ...
     def settle(self, outcome: Any, accel: float, now: float) -> None: ...
     def fail(self, now: float) -> None: ...
 
@@ -79,29 +95,71 @@ def lane_of(endpoint: Endpoint) -> str:
 class Batched:
     """Jobs that are answered by one engine call each, taken together up to `max_batch` items."""
 
-    def __init__(self, endpoint: Endpoint, run: Run) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        run: Run,
+        batching: Batching | None = None,
+        *,
+        length: int = 0,
+        stop: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.thread_time,
+    ) -> None:
+        """`length` is what items are padded to where the curve was measured, if they are; `stop` makes the engine give
+        up the call it is in, from any thread; `clock` is CPU time for engines that compute in the calling thread."""
         self.endpoint = endpoint
         self.lane = lane_of(endpoint)
         self.tally = Tally()
+        self.clock = clock
         self.running: Sequence[Job] = ()
         self._run = run
+        self._batching = batching or Slack()
+        self._length = length
+        self._stop = stop
+        prior = Service(endpoint.curve.base - endpoint.curve.item, endpoint.curve.item)
+        self._took = Learned(prior, endpoint.max_batch)
+        """Seconds by the clock, the way through the thread included: what deadlines are held against."""
+        self._spent = Learned(prior, endpoint.max_batch)
+        """Accelerator seconds: what the record says."""
+        self._rates: dict[int, Rate] = {}
 
-    def plan(self, queue: Queue, now: float) -> Call | None:
-        """Take what waits, most urgent first, as long as the growing batch makes nobody in it late."""
-        job = queue.pop(self.lane)
-        if job is None:
-            return None
-        batch, items, tightest = [job], job.items, job.deadline
-        while (following := queue.head(self.lane)) is not None:
-            grown = items + following.items
-            if grown > self.endpoint.max_batch or now + self._takes(items) <= tightest < now + self._takes(grown):
-                break
-            batch.append(following)
-            queue.pop(self.lane)
-            items, tightest = grown, min(tightest, following.deadline)
-        begin(batch, self.tally, now)
-        self.running = batch
-        return functools.partial(self._attempt, [job.work for job in batch])
+    def arrived(self, job: Job, now: float) -> None:
+        self._rates.setdefault(job.bucket, Rate()).arrived(now)
+
+    def service(self, bucket: int = 0) -> Service:
+        """What a batch of this bucket takes here: an item costs by the length it is padded to."""
+        learned = self._took.service
+        return learned._replace(each=learned.each * self._weight(bucket))
+
+    def most(self, bucket: int = 0) -> int:
+        """Items in a batch: of longer ones fewer, so that no batch holds the accelerator for much longer."""
+        return max(int(self.endpoint.max_batch / max(self._weight(bucket), 1.0)), 1)
+
+    @property
+    def curve(self) -> Curve:
+        """The endpoint's curve as its own traffic says."""
+        spent = self._spent.service
+        return msgspec.structs.replace(self.endpoint.curve, base=spent.seconds(1), item=spent.each)
+
+    def plan(self, queue: Queue, line: Line, now: float, free_since: float, alone: bool) -> Call | Wait:
+        """Take the next batch of a line out of the queue; refuse who can no longer be served in time."""
+        bucket = line[1]
+        formed = self._batching.form(
+            Scene(
+                queue.line(line), now, free_since, self.service(bucket), self.most(bucket),
+                self._rates[bucket].at(now) if bucket in self._rates else 0.0, alone,
+            )
+        )  # fmt: skip
+        queue.take(formed.hopeless)
+        for job in formed.hopeless:
+            end(job, HOPELESS, self.tally, now)
+            self._took.refused()
+        if not formed.batch:
+            return Wait(formed.until)
+        queue.take(formed.batch)
+        begin(formed.batch, self.tally, now)
+        self.running = formed.batch
+        return functools.partial(self._attempt, [job.work for job in formed.batch])
 
     def settle(self, outcome: Sequence[Result | Refused], accel: float, now: float) -> None:
         """Answer every job, charging each by its share of the items."""
@@ -109,8 +167,15 @@ class Batched:
         self.tally.calls += 1
         self.tally.items += items
         self.tally.accel += accel
+        if all(isinstance(event, Result) for event in outcome):
+            first = self.running[0]
+            assert first.started is not None
+            weight = self._weight(first.bucket) * items
+            self._took.observe(weight, now - first.started)
+            self._spent.observe(weight, accel)
         for job, event in zip(self.running, outcome, strict=True):
             job.accel = accel * job.items / items
+            job.batch = items
             end(job, event, self.tally, now)
         self.running = ()
 
@@ -119,14 +184,21 @@ class Batched:
             end(job, FAILED, self.tally, now)
         self.running = ()
 
-    def _takes(self, items: int) -> float:
-        return self.endpoint.curve.seconds(items=items)
+    def abandon(self) -> None:
+        """Give up the running batch if nobody waits for any of it, where the engine can."""
+        if self._stop is not None and self.running and all(job.state is State.ENDED for job in self.running):
+            self._stop()
+
+    def _weight(self, bucket: int) -> float:
+        return bucket / self._length if self._length else 1.0
 
     def _attempt(self, works: Sequence[Any]) -> list[Result | Refused]:
         """On the accelerator thread: one call for all; if that is refused, each alone, so that one bad input costs
         only itself."""
         try:
             return [Result(value) for value in self._run(works)]
+        except Stopped:
+            return [STOPPED] * len(works)
         except ValueError as error:
             if len(works) == 1:
                 return [Refused(Reason.BAD_REQUEST, str(error), executed=True)]
@@ -159,10 +231,14 @@ class Slotted:
         self.endpoint = endpoint
         self.lane = lane_of(endpoint)
         self.tally = Tally()
+        self.clock = time.thread_time
         self.pace = endpoint.curve.decode
         """Seconds a step takes now, by moving average: what remaining tokens are multiplied by."""
         self.kv_use = 0.0
         """Share of the key/value cache in use after the last step."""
+        curve = endpoint.curve
+        self._spent = Learned(Service(curve.decode - curve.decode_batch, curve.decode_batch), endpoint.max_batch)
+        """Accelerator seconds of a step by the sequences in it: what the record says."""
         self._engine = engine
         self._active: dict[int, Job] = {}
         self._starting: Sequence[Job] = ()
@@ -177,6 +253,13 @@ class Slotted:
     @property
     def slots(self) -> int:
         return self._engine.slots
+
+    @property
+    def curve(self) -> Curve:
+        """The endpoint's, whose decoding is as its own traffic says."""
+        told, learned = self.endpoint.curve, self._spent.service
+        company = learned.each if told.decode_batch else 0.0  # unknown stays unknown
+        return msgspec.structs.replace(told, decode=learned.seconds(1), decode_batch=company)
 
     def plan(self, queue: Queue, now: float) -> Call | None:
         """Free the slots of jobs that ended or were cancelled, fill free slots, and step."""
@@ -204,6 +287,7 @@ class Slotted:
             self._active[slot].accel += accel * tokens / sum(taken.values())
         if taken and max(taken.values()) == 1:
             self.pace += PACE_WEIGHT * (outcome.took - self.pace)
+            self._spent.observe(len(taken), accel)
         self.kv_use = outcome.kv_use
         self.tally.calls += 1
         self.tally.items += len(outcome.steps)

@@ -131,6 +131,14 @@ def embed(works):
     return [(vector, sum(map(len, work))) for vector, work in zip(vectors, works, strict=True)]
 
 
+def plan(runner, queue, now, alone=False):
+    """What a runner does with the most urgent of its lines; by default without waiting for more."""
+    if isinstance(runner, Slotted):
+        return runner.plan(queue, now)
+    lines = queue.by_urgency([runner.lane])
+    return runner.plan(queue, lines[0], now, now, alone) if lines else None
+
+
 def endpoint(model="m", variant="fp32", base=0.01, item=0.005, prefill=0.0, decode=0.0, max_batch=4, task="text"):
     curve = Curve(base=base, item=item, prefill=prefill, decode=decode)
     return Endpoint(model=model, variant=variant, quality=1.0, curve=curve, max_batch=max_batch, task=task)

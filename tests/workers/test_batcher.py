@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from policies.reason import Reason
-from tests.workers.fakes import Doubler, Echo, tensor_entry, text_entry, until
+from tests.workers.fakes import Doubler, Echo, endpoint, tensor_entry, text_entry, until
 from workers.batcher import Batcher, timed
+from workers.catalog import TENSOR, Entry
 from workers.engines.text import Sampling
 from workers.queue import Job, Queue, Refused, Token
-from workers.runners import Generation
+from workers.runners import Batched, Generation
 
 
 @contextlib.asynccontextmanager
@@ -200,6 +201,64 @@ async def test_a_fault_of_ours_between_calls_is_logged_and_the_loop_goes_on(capl
         await until(lambda: "a turn failed" in caplog.text)
         monkeypatch.setattr(entry.runner, "plan", plan)
         assert isinstance(await asked, list)
+
+
+def steep(engine, stop=None, variant="fp32"):
+    """An endpoint whose calls cost a second each, whatever is in them, as its curve says."""
+    served = endpoint("double", variant, base=1.001, item=0.001, max_batch=64)
+    return Entry(served, TENSOR, Batched(served, engine.run, stop=stop), inputs=engine.inputs, outputs=engine.outputs)
+
+
+async def test_where_many_come_a_batch_waits_for_company_until_it_pays_no_longer():
+    engine = Doubler()
+    async with batching(steep(engine)) as batcher:
+        asked = [asyncio.ensure_future(batcher.results([tensor(batcher, n)])) for n in range(3)]
+        await asyncio.sleep(0.01)
+        assert not engine.batches, "they came at once, and a call costs as much for three as for sixty"
+        asked += [asyncio.ensure_future(batcher.results([tensor(batcher, n)])) for n in range(2)]
+        await asyncio.gather(*asked)
+    assert engine.batches == [5]
+
+
+async def test_nothing_waits_for_company_while_another_line_has_work():
+    entries = [steep(Doubler()), steep(Doubler(), variant="int8")]
+    async with batching(*entries, running=False) as batcher:
+        for n in range(4):
+            batcher.submit([tensor(batcher, n)])
+        assert not await batcher.turn(), "it waits"
+        batcher.submit([tensor(batcher, lane="double:int8")])
+        assert await batcher.turn()
+        assert len(batcher.queue) == 1, "the first line went, whole"
+
+
+async def test_who_can_no_longer_be_served_in_time_is_refused_unexecuted():
+    engine = Doubler()
+    async with batching(steep(engine)) as batcher:
+        refused = await batcher.results([tensor(batcher, deadline=batcher.clock() + 0.1)])
+        assert (refused.reason, refused.executed) == (Reason.DEADLINE_EXCEEDED, False)
+        assert isinstance(await batcher.results([tensor(batcher, deadline=batcher.clock() + 5)]), list)
+    assert engine.batches == [1]
+
+
+async def test_a_running_batch_is_stopped_when_the_last_of_its_callers_leaves():
+    engine, stopped = Doubler(), []
+    engine.gate.clear()
+
+    def stop():
+        stopped.append(len(leaving))
+        engine.gate.set()
+
+    async with batching(steep(engine, stop)) as batcher:
+        leaving = [asyncio.ensure_future(batcher.results([tensor(batcher)])) for _ in range(2)]
+        await until(lambda: len(batcher.runners["double:fp32"].running) == 2)
+        leaving[0].cancel()
+        await asyncio.wait(leaving[:1])
+        assert not stopped
+        leaving[1].cancel()
+        await asyncio.wait(leaving)
+        assert stopped
+        await until(lambda: not batcher.runners["double:fp32"].running)
+        assert batcher.runners["double:fp32"].tally.ended == {"cancelled": 2}
 
 
 def test_accelerator_seconds_are_the_calling_threads_cpu_time():

@@ -3,7 +3,7 @@ import pytest
 
 from policies.records import decode_load, encode_load
 from policies.reports import Report, boot_mark, decode_report
-from tests.workers.fakes import Echo, endpoint, tensor_entry, text_entry
+from tests.workers.fakes import Echo, endpoint, plan, tensor_entry, text_entry
 from workers.batcher import Batcher
 from workers.engines.text import Sampling
 from workers.gauges import Gauges, backlog
@@ -30,16 +30,23 @@ def test_the_running_batch_counts_for_what_is_left_of_it():
     runner = Batched(endpoint(base=0.010, item=0.005, max_batch=4), lambda works: works)
     queue = Queue(100)
     queue.push([job(), job()])
-    runner.plan(queue, now=1.0)
+    plan(runner, queue, 1.0)
     assert backlog({"m:fp32": runner}, queue, 1.005) == pytest.approx(0.010)
     assert backlog({"m:fp32": runner}, queue, 2.0) == 0.0
+
+
+def test_what_waits_in_longer_buckets_counts_for_more():
+    runner = Batched(endpoint(base=0.010, item=0.010, max_batch=4), list, length=32)
+    queue = Queue(100)
+    queue.push([Job("m:fp32", None, arrived=0.0, bucket=bucket) for bucket in (32, 64, 64)])
+    assert backlog({"m:fp32": runner}, queue, 0.0) == pytest.approx(0.01 + 2 * 0.02, rel=1e-3)
 
 
 def test_text_with_a_free_slot_starts_at_once():
     runner = Slotted(endpoint(base=0.0, prefill=0.001, decode=0.01), Echo(slots=2))
     queue = Queue(100)
     queue.push([text(100)])
-    runner.plan(queue, 0.0)
+    plan(runner, queue, 0.0)
     assert backlog({"m:fp32": runner}, queue, 0.0) == 0.0
 
 
@@ -47,7 +54,7 @@ def test_text_without_a_free_slot_waits_for_the_earliest():
     runner = Slotted(endpoint(base=0.0, prefill=0.001, decode=0.01), Echo(slots=2))
     queue = Queue(100)
     queue.push([text(100), text(40)])
-    runner.plan(queue, 0.0)
+    plan(runner, queue, 0.0)
     assert backlog({"m:fp32": runner}, queue, 0.0) == pytest.approx(0.40)
     queue.push([text(30)])
     assert backlog({"m:fp32": runner}, queue, 0.0) == pytest.approx(0.40 + 0.01 + 0.30)

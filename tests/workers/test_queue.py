@@ -3,11 +3,11 @@ import random
 import pytest
 
 from policies.reason import Reason
-from workers.queue import COMPACT_ABOVE, PATIENCE, Job, Queue, Refused, Result, State
+from workers.queue import PATIENCE, Job, Queue, Refused, Result, State
 
 
-def job(deadline, lane="a", arrived=0.0):
-    return Job(lane, None, arrived=arrived, deadline=deadline)
+def job(deadline, lane="a", arrived=0.0, bucket=0):
+    return Job(lane, None, arrived=arrived, deadline=deadline, bucket=bucket)
 
 
 def drain(queue, lane="a"):
@@ -49,7 +49,7 @@ def test_the_bound_counts_all_lanes_and_takes_all_or_none():
     assert queue.push([job(1.0, "a"), job(1.0, "b")])
     assert not queue.push([job(1.0, "c"), job(2.0, "c")])
     assert len(queue) == 2
-    assert queue.head("c") is None
+    assert not list(queue.waiting("c"))
     assert queue.push([job(1.0, "c")])
 
 
@@ -62,11 +62,23 @@ def test_expire_takes_exactly_the_overdue():
     assert set(drain(queue)) == {soon, patient}
 
 
-def test_lanes_by_urgency_lists_only_lanes_with_work():
+def test_lines_by_urgency_are_only_those_with_work():
     queue = Queue(10)
     queue.push([job(3.0, "a"), job(1.0, "b"), job(2.0, "c"), job(9.0, "b")])
-    assert queue.by_urgency(["a", "b", "c", "d"]) == ["b", "c", "a"]
-    assert queue.by_urgency(["a", "d"]) == ["a"]
+    assert queue.by_urgency(["a", "b", "c", "d"]) == [("b", 0), ("c", 0), ("a", 0)]
+    assert queue.by_urgency(["a", "d"]) == [("a", 0)]
+
+
+def test_each_bucket_of_a_lane_is_a_line_of_its_own():
+    long, short, longer = job(2.0, bucket=64), job(3.0, bucket=16), job(1.0, bucket=64)
+    queue = Queue(10)
+    queue.push([long, short, longer])
+    assert queue.by_urgency(["a"]) == [("a", 64), ("a", 16)]
+    assert list(queue.line(("a", 64))) == [longer, long]
+    assert set(queue.waiting("a")) == {long, short, longer}
+    queue.take([longer, short])
+    assert (len(queue), queue.by_urgency(["a"])) == (1, [("a", 64)])
+    assert drain(queue) == [long]
 
 
 def test_removed_jobs_are_neither_counted_nor_taken_and_make_room():
@@ -74,19 +86,9 @@ def test_removed_jobs_are_neither_counted_nor_taken_and_make_room():
     queue = Queue(2)
     queue.push([first, second])
     queue.remove(first)
-    assert (len(queue), queue.head("a"), list(queue.waiting("a"))) == (1, second, [second])
+    assert (len(queue), list(queue.waiting("a"))) == (1, [second])
     assert queue.push([job(0.5)])
     assert first.state is State.ENDED
-
-
-def test_many_removals_do_not_hold_memory():
-    queue = Queue(10_000)
-    jobs = [job(float(n)) for n in range(10 * COMPACT_ABOVE)]
-    queue.push(jobs)
-    for each in reversed(jobs[1:]):
-        queue.remove(each)
-    assert len(queue._heaps["a"]) <= 2 * COMPACT_ABOVE
-    assert drain(queue) == [jobs[0]]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -3,14 +3,15 @@ import math
 import pytest
 
 from policies.reason import Reason
-from tests.workers.fakes import END, Doubler, Echo, endpoint
+from tests.workers.fakes import END, Doubler, Echo, endpoint, plan
+from workers.engines import Stopped
 from workers.engines.text import Sampling
 from workers.queue import Job, Queue, Refused, Result, State, Token
-from workers.runners import Batched, Generation, Slotted
+from workers.runners import HOPELESS, Batched, Generation, Slotted, Wait
 
 
-def items(values, deadline=math.inf):
-    return Job("m:fp32", values, arrived=0.0, deadline=deadline, items=len(values))
+def items(values, deadline=math.inf, bucket=0):
+    return Job("m:fp32", values, arrived=0.0, deadline=deadline, items=len(values), bucket=bucket)
 
 
 def text(prompt, tokens=8):
@@ -25,7 +26,7 @@ def queued(*jobs):
 
 
 def turn(runner, queue, now=1.0, accel=0.1):
-    call = runner.plan(queue, now)
+    call = plan(runner, queue, now)
     if call is None:
         return False
     runner.settle(call(), accel, now + 0.01)
@@ -59,7 +60,7 @@ def test_a_batch_counts_items_not_requests():
     jobs = [items([1, 2, 3]), items([4, 5])]
     queue = queued(*jobs)
     runner = Batched(endpoint(max_batch=4), double)
-    runner.plan(queue, 0.0)
+    plan(runner, queue, 0.0)
     assert list(runner.running) == jobs[:1]
 
 
@@ -74,16 +75,94 @@ def test_a_batch_does_not_grow_past_a_deadline_it_would_still_have_met():
     tight, loose = items([1], deadline=1.012), items([2])
     runner = Batched(endpoint(base=0.010, item=0.005), double)
     queue = queued(tight, loose)
-    runner.plan(queue, 1.0)
+    plan(runner, queue, 1.0)
     assert list(runner.running) == [tight]
-    assert queue.head("m:fp32") is loose
+    assert list(queue.waiting("m:fp32")) == [loose]
 
 
-def test_who_is_late_anyway_holds_nobody_back():
+def test_who_is_late_anyway_is_refused_unexecuted_and_holds_nobody_back():
     late, loose = items([1], deadline=1.001), items([2])
     runner = Batched(endpoint(base=0.010, item=0.005), double)
-    runner.plan(queued(late, loose), 1.0)
-    assert list(runner.running) == [late, loose]
+    plan(runner, queued(late, loose), 1.0)
+    assert list(runner.running) == [loose]
+    assert events(late) == [HOPELESS]
+    assert not HOPELESS.executed
+    assert runner.tally.ended["deadline_exceeded"] == 1
+
+
+def test_where_only_the_hopeless_wait_there_is_nothing_to_execute():
+    late = items([1], deadline=1.001)
+    queue = queued(late)
+    assert plan(Batched(endpoint(base=0.010), double), queue, 1.0).until <= 1.0
+    assert (len(queue), events(late)) == (0, [HOPELESS])
+
+
+def test_where_many_arrive_a_batch_waits_for_company_and_then_no_longer():
+    runner = Batched(endpoint(base=0.101, item=0.001, max_batch=8), double)
+    for n in range(5):
+        runner.arrived(items([n]), n * 0.01)  # 100 a second: ten in the time that every call costs
+    queue = queued(items([1]))
+    waits = plan(runner, queue, 0.05, alone=True)
+    assert isinstance(waits, Wait)
+    assert 0.05 < waits.until < 0.05 + 0.1
+    assert len(queue) == 1
+    assert not isinstance(plan(runner, queue, 0.05, alone=False), Wait), "another line has work"
+
+
+def test_only_one_bucket_is_a_batch():
+    short, long, shorter = items([1], 5.0, bucket=16), items([2], 6.0, bucket=64), items([3], 7.0, bucket=16)
+    runner = Batched(endpoint(base=0.010, item=0.010, max_batch=8), double, length=16)
+    queue = queued(long, shorter, short)
+    plan(runner, queue, 1.0)
+    assert list(runner.running) == [short, shorter]
+    assert (runner.most(16), runner.most(64)) == (8, 2)
+    assert runner.service(64).each == pytest.approx(4 * runner.service(16).each)
+
+
+def test_every_answer_knows_the_batch_it_came_in():
+    jobs = [items([1, 2, 3]), items([4])]
+    turn(Batched(endpoint(), double), queued(*jobs))
+    assert [job.batch for job in jobs] == [4, 4]
+
+
+def test_the_curve_is_what_its_own_traffic_says():
+    runner = Batched(endpoint(base=0.010, item=0.005, max_batch=4), double)
+    assert runner.curve.base == pytest.approx(0.010)
+    for n in range(400):
+        batch = [items([0]) for _ in range(1 + n % 4)]
+        turn(runner, queued(*batch), accel=0.02 + 0.001 * len(batch))
+    assert runner.curve.base == pytest.approx(0.021, rel=0.1)
+    assert runner.curve.item == pytest.approx(0.001, abs=0.0006), "the manifest's shape still counts a little"
+    assert runner.service().seconds(1) == pytest.approx(0.01, rel=0.1), "deadlines are held against the clock"
+    assert runner.endpoint.curve.base == 0.010
+
+
+def test_a_batch_is_given_up_when_nobody_waits_for_any_of_it():
+    stopped = []
+    runner = Batched(endpoint(), double, stop=lambda: stopped.append(True))
+    jobs = [items([1]), items([2])]
+    plan(runner, queued(*jobs), 1.0)
+    jobs[0].state = State.ENDED
+    runner.abandon()
+    assert not stopped
+    jobs[1].state = State.ENDED
+    runner.abandon()
+    assert stopped == [True]
+
+
+def test_a_stopped_engine_is_no_fault_and_teaches_nothing():
+    def stopping(works):
+        raise Stopped
+
+    runner = Batched(endpoint(), stopping)
+    job = items([1])
+    queue = queued(job)
+    before = runner.curve
+    call = plan(runner, queue, 1.0)
+    job.state = State.ENDED
+    runner.settle(call(), 5.0, 2.0)
+    assert not runner.running
+    assert runner.curve == before
 
 
 def test_one_bad_input_costs_only_itself():
@@ -102,7 +181,7 @@ def test_one_bad_input_costs_only_itself():
 def test_an_engine_fault_is_said_to_everyone_in_the_batch():
     jobs = [items([1]), items([2])]
     runner = Batched(endpoint(), Doubler().run)
-    runner.plan(queued(*jobs), 0.0)
+    plan(runner, queued(*jobs), 0.0)
     runner.fail(1.0)
     assert [events(job)[0].reason for job in jobs] == [Reason.INTERNAL] * 2
     assert not runner.running
@@ -199,7 +278,7 @@ def test_after_an_engine_fault_everyone_is_refused_and_the_slots_are_freed():
     turn(runner, queue)
     queue.push([starting])
     engine.broken = True
-    call = runner.plan(queue, 1.0)
+    call = plan(runner, queue, 1.0)
     with pytest.raises(RuntimeError):
         call()
     runner.fail(1.0)

@@ -22,6 +22,10 @@ class TensorSpec(NamedTuple):
     """-1 where any size goes; the first dimension is the batch."""
 
 
+class Stopped(Exception):
+    """A run ended early because it was told to stop."""
+
+
 class Engine(Protocol):
     """A loaded tensor model."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from workers.engines import TensorSpec
+from workers.engines import Stopped, TensorSpec
 
 # ONNX Runtime's type name -> (Open Inference Protocol datatype, numpy dtype)
 TYPES = {
@@ -57,11 +57,23 @@ class OnnxEngine:
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._dtypes = {node.name: np.dtype(TYPES[node.type][1]) for node in self._session.get_inputs()}
         self._names = [spec.name for spec in self.outputs]
+        self._running = ort.RunOptions()
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run one batch. Raises ValueError naming the input that is missing, unknown, or of a wrong type or shape."""
+        """Run one batch. Raises ValueError naming the input that is missing, unknown, or of a wrong type or shape;
+        Stopped after `stop`."""
         self._check(feeds)
-        return dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True))
+        self._running = running = ort.RunOptions()
+        try:
+            return dict(zip(self._names, self._session.run(self._names, dict(feeds), running), strict=True))
+        except Exception as error:  # ONNX Runtime's own exceptions share no public base class
+            if running.terminate:
+                raise Stopped from error
+            raise
+
+    def stop(self) -> None:
+        """End the run in progress at its next operator; from any thread. The next run is not touched."""
+        self._running.terminate = True
 
     def _check(self, feeds: Mapping[str, np.ndarray]) -> None:
         unknown = feeds.keys() - self._dtypes.keys()

@@ -1,11 +1,15 @@
 """The tensor engine: what it describes, runs and refuses."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
-from workers.engines import TensorSpec
+from workers.engines import Stopped, TensorSpec
 from workers.engines.onnx import OnnxEngine, open_session
 from workers.manifest import packaged
 
@@ -59,3 +63,54 @@ def test_a_file_that_is_no_graph_is_named(tmp_path: Path):
     path.write_bytes(b"not a graph")
     with pytest.raises(ValueError, match=r"broken\.onnx: ONNX Runtime cannot load it"):
         OnnxEngine(path)
+
+
+@pytest.fixture
+def counter(tmp_path: Path) -> OnnxEngine:
+    """A model that counts up to its input, one operator at a time: 10**12 takes days."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["going"], ["still_going"]),
+            helper.make_node("Add", ["sum", "one"], ["next_sum"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.INT64, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("still_going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next_sum", TensorProto.INT64, [1]),
+        ],
+        [helper.make_tensor("one", TensorProto.INT64, [1], [1])],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Squeeze", ["times"], ["n"]),
+            helper.make_node("Loop", ["n", "", "zero"], ["counted"], body=body),
+        ],
+        "counter",
+        [helper.make_tensor_value_info("times", TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info("counted", TensorProto.INT64, [1])],
+        [helper.make_tensor("zero", TensorProto.INT64, [1], [0])],
+    )
+    path = tmp_path / "counter.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return OnnxEngine(path)
+
+
+def test_a_run_is_stopped_in_its_midst_and_the_next_one_is_not(counter: OnnxEngine):
+    before = counter._running
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(counter.run, {"times": np.array([10**12])})
+        while counter._running is before:
+            time.sleep(0.001)
+        time.sleep(0.02)
+        assert not running.done()
+        counter.stop()
+        with pytest.raises(Stopped):
+            running.result()
+    assert counter.run({"times": np.array([5])})["counted"] == [5]
+    counter.stop()
+    assert counter.run({"times": np.array([6])})["counted"] == [6]
