@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-deep check format lock models models-minilm registry bench-decide bench-edge sim-vs-real sim sim-all bench-sim clean
+.PHONY: help setup demo test test-deep check format lock models models-minilm registry bench-decide bench-edge sim-vs-real sim sim-all bench-sim bench-gpu clean
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
@@ -70,6 +70,9 @@ sim-all: setup  ## Every scenario under every policy: hours; goes on where it wa
 
 bench-sim: setup  ## Simulated requests per minute on one core, and where the time goes
 	$(BIN)/python -m loadtests.simulator.bench
+
+bench-gpu:  ## An encoder and a decoder of 8 billion parameters on this machine's GPU: 9 minutes; PYTHON must have torch
+	$(PYTHON) -m workers.bench.gpu
 
 clean:  ## Remove what the targets made
 	rm -rf .venv build
