@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-deep check format lock models models-minilm registry bench-decide bench-edge sim-vs-real sim sim-all bench-sim bench-gpu clean
+.PHONY: help setup demo test test-deep check format lock models models-minilm proto registry bench-decide bench-edge sim-vs-real sim sim-all bench-sim bench-gpu clean
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
@@ -48,6 +48,11 @@ models:  ## Train and export the bundled models anew (needs the extra `models`: 
 	build/models/bin/python -m workers.models.digits.build
 	build/models/bin/python -m workers.models.tinychat.build
 	build/models/bin/python -m workers.models.minilm.build
+
+proto:  ## Compile the gRPC contract of workers/proto anew (makes a venv with protoc)
+	$(PYTHON) -m venv build/proto && build/proto/bin/pip install --quiet grpcio-tools
+	build/proto/bin/python -m grpc_tools.protoc -Iworkers/proto --include_imports \
+		--descriptor_set_out=workers/proto/wire.bin inference.proto health.proto status.proto
 
 registry: setup  ## A Redis on 127.0.0.1:6379 that keeps nothing on disk, for workers and gateways without the demo
 	exec "$$($(BIN)/python -c 'from loadtests.embedded import redis_server; print(redis_server())')" \

@@ -45,6 +45,16 @@ Quality = Annotated[float, Meta(ge=0, le=2)]
 """A variant may score above its reference (distilled, fine-tuned), never absurdly so."""
 
 
+class TensorSpec(msgspec.Struct, frozen=True):
+    """An input or output of a tensor model, as the Open Inference Protocol describes it."""
+
+    name: Annotated[str, Meta(max_length=128)]
+    datatype: Annotated[str, Meta(max_length=16)]
+    """`FP32`, `INT64`, ...: the protocol's names."""
+    shape: Annotated[tuple[int, ...], Meta(max_length=16)]
+    """-1 where any size goes; the first dimension is the batch."""
+
+
 class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an endpoint takes for a request, in seconds: `base + item*(items-1) + prefill*prompt + decode*output`.
 
@@ -106,6 +116,9 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
 
     id: Id
     boot: Id
+    inputs: Annotated[tuple[TensorSpec, ...], Meta(max_length=64)] = ()
+    """Of a tensor model, where it is known: what metadata says."""
+    outputs: Annotated[tuple[TensorSpec, ...], Meta(max_length=64)] = ()
     """New at every start of the process."""
     seq: Annotated[int, Meta(ge=0, le=2**62)]
     """Grows with every write over all boots (workers use wall-clock milliseconds); older ones are ignored."""
@@ -117,6 +130,8 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """Free text: a GPU, TPU, ASIC or CPU by its name."""
     power_watts: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     price: Price
+    grpc_address: Address | None = None
+    """Where it also speaks the Open Inference Protocol over gRPC: requests that came by gRPC go there."""
     egress_usd_per_gb: Usd = 0.0
     engine: Id = "isochrone"
     health_path: Annotated[str, Meta(pattern=r"\A/[!-~]*\Z", max_length=128)] = "/healthz"
@@ -171,6 +186,7 @@ class Scope(msgspec.Struct, frozen=True):
             return True
         if self.addresses or (ip is None and _NUMERIC.fullmatch(host.rstrip(".").rpartition(".")[2])):
             return False  # a name that ends in a number is read as an address by resolvers: 0xa9fea9fe, 127.1
+            and (worker.grpc_address is None or self._reaches(worker.grpc_address))
         return ip is None or not any(ip in network for network in LINK_LOCAL)
 
 

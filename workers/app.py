@@ -13,17 +13,18 @@ import random
 import secrets
 import signal
 from collections.abc import AsyncIterator, Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
+import msgspec
 
-from policies.records import HEARTBEAT_SECONDS, Endpoint, Load, Worker
+from policies.records import HEARTBEAT_SECONDS, Endpoint, Load, TensorSpec, Worker
 from workers import attach as attaching
 from workers import loading, manifest
 from workers.attach.sidecar import Sidecar
 from workers.batcher import Batcher
-from workers.catalog import Catalog
+from workers.catalog import Catalog, Entry
 from workers.config import AttachConfig, ConfigError, Placement, ServeConfig, guessed_curve, load_key, record
 from workers.gauges import Gauges
 from workers.http import Server
@@ -31,6 +32,9 @@ from workers.lease import BEAT_TIMEOUT, CONNECTION_ERRORS, Lease, connect
 from workers.oip import OpenInference
 from workers.openai import OpenAI
 from workers.queue import Queue
+
+if TYPE_CHECKING:
+    from workers.rpc import RpcServer
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +89,7 @@ async def run(catalog: Catalog, config: ServeConfig, announce: Announce, stop: S
     """Serve a loaded catalog until `stop`."""
     batcher = Batcher({e.lane: e.runner for e in catalog.entries()}, Queue(config.queue_limit))
     boot = secrets.token_hex(8)
-    endpoints = tuple(entry.endpoint for entry in catalog.entries())
+    endpoints = tuple(described(entry) for entry in catalog.entries())
     lease: Lease | None = None
     # The record's id may depend on the port, so the gauges get it once the server listens.
     gauges = Gauges(boot, batcher, lambda: lease.failures if lease else 0)
@@ -94,10 +98,14 @@ async def run(catalog: Catalog, config: ServeConfig, announce: Announce, stop: S
         *OpenInference(catalog, batcher).routes(),
     ]
     server = Server(surfaces, gauges, batcher.clock)
-    port = await server.start(config.host, config.port)
-    address = f"[{config.host}]:{port}" if ":" in config.host else f"{config.host}:{port}"
+    address = at(config.host, await server.start(config.host, config.port))
+    calls: RpcServer | None = None
+    grpc_address: str | None = None
     try:
-        worker = record(config.placement, boot=boot, address=address, endpoints=endpoints)
+        if config.grpc_port is not None:
+            calls = rpc_server(catalog, batcher, gauges)
+            grpc_address = at(config.host, await calls.start(config.host, config.grpc_port))
+        worker = record(config.placement, boot=boot, address=address, endpoints=endpoints, grpc_address=grpc_address)
         gauges.worker_id = worker.id
         if config.placement.redis:
             lease = leased(config.placement, worker, gauges.load, batcher.changed)
@@ -105,9 +113,10 @@ async def run(catalog: Catalog, config: ServeConfig, announce: Announce, stop: S
             tasks = [background.create_task(batcher.run())]
             if lease is not None:
                 tasks.append(background.create_task(lease.run()))
-            tasks.append(background.create_task(ready(lease, f"http://{address}", announce)))
+            said = f"http://{address}" + (f" grpc {grpc_address}" if grpc_address else "")
+            tasks.append(background.create_task(ready(lease, said, announce)))
             await stop.asked.wait()
-            await drain(batcher, server, config.drain_seconds, stop)
+            await drain(batcher, server, calls, config.drain_seconds, stop)
             for task in tasks:
                 task.cancel()
         await release(lease)
@@ -115,26 +124,49 @@ async def run(catalog: Catalog, config: ServeConfig, announce: Announce, stop: S
             await asyncio.sleep(LINGER)
     finally:
         await server.close()
+        if calls is not None:
+            await calls.close()
         batcher.close()
 
 
-async def ready(lease: Lease | None, url: str, announce: Announce) -> None:
+def rpc_server(catalog: Catalog, batcher: Batcher, gauges: Gauges) -> RpcServer:
+    """The gRPC side. Imported here: it takes 60 ms and 15 MB, which a worker without one need not spend."""
+    from workers.rpc import RpcServer
+
+    return RpcServer(catalog, batcher, gauges)
+
+
+def at(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def described(entry: Entry) -> Endpoint:
+    """The endpoint as it is registered: a tensor model's with what it takes and gives."""
+    inputs, outputs = (tuple(TensorSpec(*spec) for spec in specs) for specs in (entry.inputs, entry.outputs))
+    return msgspec.structs.replace(entry.endpoint, inputs=inputs, outputs=outputs)
+
+
+async def ready(lease: Lease | None, where: str, announce: Announce) -> None:
     """Say that it serves, once it is registered."""
     if lease is not None:
         await lease.registered.wait()
-    announce(f"ready {url}")
+    announce(f"ready {where}")
 
 
-async def drain(batcher: Batcher, server: Server, seconds: float, stop: Stop) -> None:
+async def drain(batcher: Batcher, server: Server, calls: RpcServer | None, seconds: float, stop: Stop) -> None:
     """Take nothing new, and wait for what is in flight, `seconds` at most or until asked again."""
     batcher.draining = True
     batcher.changed.set()
-    log.info("draining: %d requests in flight", server.in_flight)
-    idle = asyncio.ensure_future(server.idle())
+    servers = (server,) if calls is None else (server, calls)
+    if calls is not None:
+        calls.drain()
+    log.info("draining: %d requests in flight", sum(each.in_flight for each in servers))
+    idle = asyncio.gather(*(each.idle() for each in servers))
     now = asyncio.ensure_future(stop.now.wait())
     await asyncio.wait((idle, now), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    if server.in_flight:
-        log.warning("stopping with %d requests in flight", server.in_flight)
+    left = sum(each.in_flight for each in servers)
+    if left:
+        log.warning("stopping with %d requests in flight", left)
     idle.cancel()
     now.cancel()
 

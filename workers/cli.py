@@ -43,6 +43,7 @@ def placed(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--advertise", default="", metavar="HOST:PORT", help="Where gateways reach it."),
         click.option("--redis", default="", metavar="URL", help="Registry."),
         click.option("--key", type=click.Path(path_type=Path), default=None, help="Signing key: ID.pem."),
+        click.option("--advertise-grpc", default="", metavar="HOST:PORT", help="Where gateways reach it by gRPC."),
         click.option("-v", "--verbose", is_flag=True, help="Log what happens, not only what is wrong."),
     ]
     for option in reversed(options):
@@ -58,6 +59,7 @@ def placed(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port; 0 picks a free one.")
 @click.option("--queue-limit", type=click.IntRange(1), default=None, help="Jobs that may wait.  [default: 256]")
 @click.option("--drain-seconds", type=click.FloatRange(0), default=None, help="Longest drain.  [default: 30]")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), default=None, help="Speak gRPC too, there; 0: a free port.")
 @placed
 def serve(
     models: tuple[str, ...],
@@ -67,6 +69,7 @@ def serve(
     port: int,
     queue_limit: int | None,
     drain_seconds: float | None,
+    grpc_port: int | None,
     verbose: bool,
     **place: Any,
 ) -> None:
@@ -83,6 +86,7 @@ def serve(
             port=port,
             queue_limit=config.QUEUE_LIMIT if queue_limit is None else queue_limit,
             drain_seconds=config.DRAIN_SECONDS if drain_seconds is None else drain_seconds,
+            grpc_port=grpc_port,
         )
         return app.serve(settings, announce)
 

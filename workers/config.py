@@ -44,6 +44,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     advertise: str = ""
     """HOST:PORT where gateways reach it, when that is not where it listens."""
     redis: str = ""
+    advertise_grpc: str = ""
+    """HOST:PORT where gateways reach its gRPC side, likewise; of an attached engine, where that has one at all."""
     """Empty: serve without registering."""
     key: Path | None = None
 
@@ -59,6 +61,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 0
     queue_limit: int = QUEUE_LIMIT
+    grpc_port: int | None = None
+    """None: no gRPC."""
     drain_seconds: float = DRAIN_SECONDS
 
 
@@ -110,6 +114,7 @@ def record(
     variant_header: bool = True,
 ) -> Worker:
     """The static record, checked against the registry's schema before anyone else has to."""
+    grpc_address: str | None = None,
     if not placement.advertise and placement.redis and address.rpartition(":")[0] in ANY_ADDRESS:
         raise ConfigError(f"{address} is no address a gateway can reach: give --advertise HOST:PORT")
     worker = Worker(
@@ -122,6 +127,7 @@ def record(
         cloud=placement.cloud,
         accelerator=placement.accelerator,
         power_watts=placement.power_watts,
+        grpc_address=placement.advertise_grpc or _beside(placement.advertise, grpc_address),
         price=placement.price,
         egress_usd_per_gb=placement.egress_usd_per_gb,
         engine=engine,
@@ -140,6 +146,13 @@ def default_id(address: str) -> str:
     host, _, port = address.rpartition(":")
     name = f"{socket.gethostname() if host in (*LOOPBACK, *ANY_ADDRESS) else host}-{port}"
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)[-64:].lstrip("._-")
+
+def _beside(advertised: str, grpc_address: str | None) -> str | None:
+    """The gRPC address as gateways reach it: its own port, on the host that the worker advertises, if it does."""
+    if grpc_address is None or not advertised:
+        return grpc_address
+    return f"{advertised.rpartition(':')[0]}:{grpc_address.rpartition(':')[2]}"
+
 
 
 def load_key(path: Path) -> tuple[str, Sign]:

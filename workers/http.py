@@ -19,6 +19,7 @@ from typing import NamedTuple
 import msgspec
 import orjson
 from aiohttp import hdrs, web
+from multidict import MultiMapping
 
 from policies.reason import TABLE, Reason
 from policies.records import (
@@ -118,25 +119,30 @@ _JSON_WORDS = {"str": "string", "int": "integer", "float": "number", "bool": "bo
 _TYPES = re.compile(r"(?<=[` ])(?:str|int|float|bool)(?=[` ])")
 
 
-def read_headers(request: web.Request, now: float) -> Call | Refused:
-    """Deadline, variant and request id of a request that arrived at `now`."""
-    given = request.headers.get("x-request-id", "")
+def read_headers(headers: MultiMapping[str], now: float) -> Call | Refused:
+    """Deadline, variant and request id of a request that arrived at `now`, by its headers or its gRPC metadata."""
+    given = headers.get("x-request-id", "")
     request_id = given if REQUEST_ID.match(given) else uuid.uuid4().hex
     deadline = math.inf
     for name in (DEADLINE_HEADER, ENVOY_DEADLINE_HEADER):
-        values = request.headers.getall(name, [])
+        values = headers.getall(name, [])
         if not values:
             continue
         if len(values) > 1 or not _DECIMAL.match(values[0]):
             return Refused(Reason.BAD_REQUEST, "A deadline is one number of milliseconds.", name)
         deadline = now + min(float(values[0]), MAX_DEADLINE_MS) / 1e3
         break
-    return Call(request_id, now, deadline, request.headers.get(VARIANT_HEADER, ""), wants_report(request))
+    return Call(request_id, now, deadline, headers.get(VARIANT_HEADER, ""), wants_report(headers))
 
 
-def wants_report(request: web.BaseRequest) -> bool:
-    """Whether its sender asked for the load, in the one form we write."""
-    return request.headers.get(REPORT_FORMAT_HEADER, "").upper() == REPORT_FORMAT
+def wants_report(headers: MultiMapping[str]) -> bool:
+    """Whether the sender asked for the load, in the one form we write."""
+    return headers.get(REPORT_FORMAT_HEADER, "").upper() == REPORT_FORMAT
+
+
+def unexecuted(refused: Refused) -> bool:
+    """Whether to say that nothing was executed: only of what another worker could do better."""
+    return not refused.executed and (TABLE[refused.reason].http >= 500 or refused.reason is Reason.MODEL_NOT_FOUND)
 
 
 class Connection(web.RequestHandler):
@@ -217,7 +223,7 @@ class Server:
 
     async def _serve(self, answer: Answer, request: web.Request) -> web.StreamResponse:
         """One request of a surface: headers, answer, and a refusal turned into bytes."""
-        call = read_headers(request, self._clock())
+        call = read_headers(request.headers, self._clock())
         if isinstance(call, Refused):
             return self._error(request, call)
         self.in_flight += 1
@@ -256,12 +262,12 @@ class Server:
             return self._error(request, Refused(Reason.INTERNAL, "The worker failed.", executed=True))
 
     def _error(self, request: web.BaseRequest, refused: Refused, request_id: str = "") -> web.Response:
-        """A refusal as a response. Only what another worker could do better is marked as not executed."""
+        """A refusal as a response."""
         meaning = TABLE[refused.reason]
         given = request.headers.get("x-request-id", "")
         request_id = request_id or (given if REQUEST_ID.match(given) else uuid.uuid4().hex)
         headers = {"x-request-id": request_id, "x-should-retry": str(meaning.retry).lower()}
-        if not refused.executed and (meaning.http >= 500 or refused.reason is Reason.MODEL_NOT_FOUND):
+        if unexecuted(refused):
             headers[EXECUTED_HEADER] = "0"
         if meaning.waits:
             headers[hdrs.RETRY_AFTER] = str(max(math.ceil(self._gauges.load().backlog or 0.0), 1))
@@ -273,7 +279,7 @@ class Server:
 
     async def _report(self, request: web.Request, response: web.StreamResponse) -> None:
         """The head of any answer, a refusal's too, and a stream's as of its first byte, says what the load is."""
-        if wants_report(request):
+        if wants_report(request.headers):
             response.headers[REPORT_HEADER] = self._gauges.report()
 
     async def _healthz(self, request: web.Request) -> web.Response:

@@ -21,8 +21,8 @@ from workers.engines.onnx import OnnxEngine
 from workers.engines.slots import SlotEngine
 from workers.engines.text import Sampling, Text
 from workers.manifest import Manifest, ManifestError, Variant, load, read, to_endpoints
-from workers.oip import DTYPES
 from workers.runners import Batched, Slotted
+from workers.tensors import DTYPES
 
 TRIAL_PROMPT = 20
 TRIAL_TOKENS = 16

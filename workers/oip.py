@@ -1,15 +1,15 @@
 """The Open Inference Protocol v2 over REST for tensor models: health, metadata, inference.
 
-A model's versions are its variants. Every tensor is checked against the engine's own description before it is queued,
-and what is wrong with it is said by its name. The binary tensor extension is refused, not misread.
+A model's versions are its variants. Tensors come as JSON or, by the protocol's binary extension, as bytes behind it
+(`Inference-Header-Content-Length`): `tritonclient` sends and asks for those unless told otherwise. What they are
+checked against is tensors.py's; the same protocol over gRPC is rpc.py's.
 Specification: github.com/kserve/open-inference-protocol, open_inference_rest.yaml.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,22 +17,15 @@ import orjson
 from aiohttp import web
 
 from policies.reason import Reason
+from workers import tensors
 from workers.batcher import Batcher
 from workers.catalog import TENSOR, Catalog, Entry
 from workers.http import Call, Reply, Route, invalid, json_reply, read_body
-from workers.queue import Job, Refused
+from workers.queue import Refused
 from workers.timings import timings
 
-DTYPES: dict[str, Any] = {
-    "BOOL": np.bool_,
-    "UINT8": np.uint8,
-    "INT8": np.int8,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP16": np.float16,
-    "FP32": np.float32,
-    "FP64": np.float64,
-}
+HEADER_LENGTH = "inference-header-content-length"
+"""How many bytes of a body are JSON; the binary tensors follow in the order of the JSON's."""
 
 
 class Tensor(msgspec.Struct):
@@ -41,7 +34,7 @@ class Tensor(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: str
-    data: list[Any]
+    data: list[Any] | None = None
     parameters: dict[str, Any] | None = None
 
 
@@ -59,6 +52,37 @@ class InferBody(msgspec.Struct):
     id: str = ""
     outputs: list[Wanted] = []
     parameters: dict[str, Any] | None = None
+
+
+class Sent(NamedTuple):
+    """An input with its bytes, where it has any."""
+
+    tensor: Tensor
+    raw: memoryview | None = None
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def datatype(self) -> str:
+        return self.tensor.datatype
+
+    @property
+    def shape(self) -> Sequence[int]:
+        return self.tensor.shape
+
+    def array(self, dtype: np.dtype[Any]) -> np.ndarray | str:
+        """Numbers, flat or nested, or the bytes behind the JSON."""
+        if self.raw is not None:
+            return tensors.from_bytes(self.raw, self.shape, dtype, "binary data")
+        if self.tensor.data is None:
+            return "has neither `data` nor `parameters.binary_data_size`"
+        try:
+            given = np.array(self.tensor.data)
+        except ValueError:
+            return "has `data` whose nesting is ragged"
+        return tensors.shaped(given, self.shape, dtype, "data")
 
 
 class OpenInference:
@@ -81,7 +105,7 @@ class OpenInference:
         ]
 
     async def server(self, request: web.Request, call: Call) -> Reply:
-        return json_reply(call, orjson.dumps({"name": "isochrone", "version": "2", "extensions": []}))
+        return json_reply(call, orjson.dumps({"name": "isochrone", "version": "2", "extensions": list(EXTENSIONS)}))
 
     async def live(self, request: web.Request, call: Call) -> Reply:
         return json_reply(call, b'{"live":true}')
@@ -119,19 +143,17 @@ class OpenInference:
         raw = await read_body(request)
         if isinstance(raw, Refused):
             return raw
-        if "inference-header-content-length" in request.headers:
-            return Refused(Reason.BAD_REQUEST, "Binary tensors are not supported: send `data` as JSON.", "inputs")
-        try:
-            body = msgspec.json.decode(raw, type=InferBody)
-        except msgspec.MsgspecError as error:
-            return invalid(error)
-        outputs = chosen(body, entry)
+        read = read_infer(raw, request.headers.get(HEADER_LENGTH))
+        if isinstance(read, Refused):
+            return read
+        body, sent = read
+        outputs = tensors.chosen([wanted.name for wanted in body.outputs], entry)
         if isinstance(outputs, Refused):
             return outputs
-        feeds = read_feeds(body, entry)
+        feeds = tensors.read_feeds(sent, entry)
         if isinstance(feeds, Refused):
             return feeds
-        jobs = self._jobs(feeds, entry, call)
+        jobs = tensors.jobs(feeds, entry, call.arrived, call.deadline)
         results = await self._batcher.results(jobs)
         if isinstance(results, Refused):
             return results
@@ -139,113 +161,80 @@ class OpenInference:
             "model_name": entry.endpoint.model,
             "model_version": entry.endpoint.variant,
             "id": body.id or call.id,
-            "outputs": [written(name, [result[name] for result in results], entry) for name in outputs],
         }
-        return json_reply(call, orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY), timings(jobs))
+        values = {name: tensors.joined(name, results) for name in outputs}
+        content, length = written(reply, values, binary(body), entry)
+        response = json_reply(call, content, timings(jobs))
+        if length is not None:
+            response.content_type = "application/octet-stream"
+            response.headers[HEADER_LENGTH] = str(length)
+        return response
 
     def _find(self, request: web.Request, call: Call) -> Entry | Refused:
         """The header names the variant a gateway chose; without it the path's version does."""
         variant = call.variant or request.match_info.get("version", "")
         return self._catalog.find(request.match_info["model"], variant, TENSOR)
 
-    def _jobs(self, feeds: dict[str, np.ndarray], entry: Entry, call: Call) -> list[Job]:
-        """One job per `max_batch` rows, so that no request holds the accelerator for long."""
-        rows, size = len(next(iter(feeds.values()))), entry.endpoint.max_batch
-        return [
-            Job(
-                entry.lane,
-                {name: value[start : start + size] for name, value in feeds.items()},
-                arrived=call.arrived,
-                deadline=call.deadline,
-                items=min(size, rows - start),
-            )
-            for start in range(0, rows, size)
-        ]
+
+EXTENSIONS = ("binary_tensor_data",)
+"""By their names in the protocol."""
 
 
 def describe(spec: Any) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
 
 
-def chosen(body: InferBody, entry: Entry) -> list[str] | Refused:
-    """The outputs to return: those asked for, or all."""
-    known = [spec.name for spec in entry.outputs]
-    names = [wanted.name for wanted in body.outputs] or known
-    for name in names:
-        if name not in known:
-            message = f"output {name!r} is unknown: the model gives {', '.join(known)}"
-            return Refused(Reason.BAD_REQUEST, message, "outputs")
-    if any((wanted.parameters or {}).get("binary_data") for wanted in body.outputs):
-        return Refused(Reason.BAD_REQUEST, "Binary outputs are not supported: they come as JSON.", "outputs")
-    return names
-
-
-def read_feeds(body: InferBody, entry: Entry) -> dict[str, np.ndarray] | Refused:
-    """The engine's inputs, every one checked; the refusal names the tensor."""
-    feeds: dict[str, np.ndarray] = {}
-    specs = {spec.name: spec for spec in entry.inputs}
-    for i, tensor in enumerate(body.inputs):
-        field, spec = f"inputs[{i}]", specs.get(tensor.name)
-        if spec is None:
-            return _bad(f"input {tensor.name!r:.80} is unknown: the model takes {', '.join(specs)}", field)
-        if tensor.name in feeds:
-            return _bad(f"input {tensor.name!r} is given twice", field)
-        value = read_tensor(tensor, spec)
-        if isinstance(value, str):
-            return _bad(f"input {tensor.name!r} {value}", field)
-        feeds[tensor.name] = value
-    for name in specs:
-        if name not in feeds:
-            return _bad(f"input {name!r} is missing", "inputs")
-    rows = {name: len(value) for name, value in feeds.items()}
-    if len(set(rows.values())) > 1:
-        return _bad(f"inputs have different batches: {rows}", "inputs")
-    return feeds
-
-
-def read_tensor(tensor: Tensor, spec: Any) -> np.ndarray | str:
-    """One input as an array, or what is wrong with it."""
-    if "binary_data_size" in (tensor.parameters or {}):
-        return "is binary, which is not supported: send `data` as JSON"
-    if tensor.datatype != spec.datatype:
-        return f"must be {spec.datatype}, not {tensor.datatype!r:.20}"
-    shape = tensor.shape
-    fits = len(shape) == len(spec.shape) and all(
-        size >= 1 and want in (-1, size) for size, want in zip(shape, spec.shape, strict=True)
-    )
-    if not fits:
-        return f"must have shape {list(spec.shape)} (-1: any size from 1), not {shape!s:.80}"
-    return _fill(tensor.data, shape, DTYPES[spec.datatype], spec.datatype)
-
-
-def _fill(data: list[Any], shape: Sequence[int], dtype: Any, datatype: str) -> np.ndarray | str:
-    """Numbers, flat or nested, as an array of this shape; floats for integers and numbers out of range don't pass."""
+def read_infer(raw: bytes, length: str | None) -> tuple[InferBody, list[Sent]] | Refused:
+    """The JSON of a body, and its inputs with the bytes that follow it. `length` is the header's value."""
+    if length is not None and not (length.isdigit() and int(length) <= len(raw)):
+        return tensors.bad("this header is the length of the JSON, in bytes of the body", HEADER_LENGTH)
+    end = len(raw) if length is None else int(length)
     try:
-        given = np.array(data)
-    except ValueError:
-        return "has `data` whose nesting is ragged"
-    if given.dtype.kind not in {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}[np.dtype(dtype).kind]:
-        return f"has `data` that is not {datatype}"
-    if given.size != math.prod(shape):
-        return f"has {given.size} numbers in `data`, its shape {list(shape)} means {math.prod(shape)}"
-    if np.dtype(dtype).kind in "iu":
-        bounds = np.iinfo(dtype)
-        if given.min() < bounds.min or given.max() > bounds.max:
-            return f"has a number in `data` outside {datatype}"
-    with np.errstate(over="ignore"):
-        value = given.astype(dtype).reshape(shape)
-    return value if np.isfinite(value).all() else f"has a number in `data` that {datatype} cannot hold"
+        body = msgspec.json.decode(memoryview(raw)[:end], type=InferBody)
+    except msgspec.MsgspecError as error:
+        return invalid(error)
+    rest, sent = memoryview(raw)[end:], []
+    for i, tensor in enumerate(body.inputs):
+        size = (tensor.parameters or {}).get("binary_data_size")
+        if size is None:
+            sent.append(Sent(tensor))
+        elif isinstance(size, int) and 0 <= size <= len(rest):
+            sent.append(Sent(tensor, rest[:size]))
+            rest = rest[size:]
+        else:
+            message = f"input {tensor.name!r:.80} has no `binary_data_size` bytes behind the JSON: send {HEADER_LENGTH}"
+            return tensors.bad(message, f"inputs[{i}]")
+    if rest:
+        return tensors.bad(f"{len(rest)} bytes behind the JSON belong to no input", "inputs")
+    return body, sent
 
 
-def written(name: str, parts: Sequence[np.ndarray], entry: Entry) -> dict[str, Any]:
-    """One output tensor, its rows from all jobs, data flat as most clients expect."""
-    value = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    datatype = next(spec.datatype for spec in entry.outputs if spec.name == name)
-    data = np.ascontiguousarray(value).reshape(-1)
-    if data.dtype == np.float16:
-        data = data.astype(np.float32)  # JSON writers know no half precision; every value is kept exactly
-    return {"name": name, "datatype": datatype, "shape": list(value.shape), "data": data}
+def binary(body: InferBody) -> frozenset[str] | None:
+    """The outputs to be written as bytes; None for all of them."""
+    if body.outputs:
+        wants = ((wanted.name, wanted.parameters or {}) for wanted in body.outputs)
+        return frozenset(name for name, parameters in wants if parameters.get("binary_data") is True)
+    return None if (body.parameters or {}).get("binary_data_output") is True else frozenset()
 
 
-def _bad(message: str, field: str) -> Refused:
-    return Refused(Reason.BAD_REQUEST, message, field)
+def written(
+    reply: dict[str, Any], values: dict[str, np.ndarray], raw: frozenset[str] | None, entry: Entry
+) -> tuple[bytes, int | None]:
+    """The answer's body, and how much of it is JSON where bytes follow."""
+    outputs, parts = [], []
+    for name, value in values.items():
+        output: dict[str, Any] = {"name": name, "datatype": tensors.datatype(name, entry), "shape": list(value.shape)}
+        if raw is None or name in raw:
+            parts.append(value.tobytes())
+            output["parameters"] = {"binary_data_size": len(parts[-1])}
+        else:
+            output["data"] = numbers(value)
+        outputs.append(output)
+    head = orjson.dumps({**reply, "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"".join((head, *parts)), len(head) if parts else None
+
+
+def numbers(value: np.ndarray) -> np.ndarray:
+    """Flat, as most clients expect; JSON writers know no half precision, of which single keeps every value exactly."""
+    data = value.reshape(-1)
+    return data.astype(np.float32) if data.dtype == np.float16 else data

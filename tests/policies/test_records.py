@@ -217,3 +217,22 @@ def test_timings_survive_the_wire():
 def test_timings_take_what_they_understand():
     header = b'cache;desc="hit", queue;dur=2, decode;dur=x, accel;dur=inf, prefill;dur=-1'
     assert records.decode_timings(header) == Timings(queue=0.002)
+
+
+def test_a_grpc_address_needs_a_key_for_it_too():
+    for address, covered in (("10.1.2.3:8001", True), ("192.0.2.7:8001", False), ("169.254.169.254:80", False)):
+        for scope in (LISTED, records.Scope()):
+            node = msgspec.structs.replace(worker("a", address="10.1.2.3:9000"), grpc_address=address)
+            opened = records.open_worker(records.seal_worker(node, "k", lambda _: b"s"), keyed(scope=scope))
+            allowed = covered or (scope is not LISTED and not address.startswith("169."))
+            assert isinstance(opened, Rejected) is not allowed, (address, scope)
+
+
+def test_records_from_before_grpc_still_parse():
+    record = json.loads(msgspec.json.encode(worker("a")))
+    del record["grpc_address"]
+    for each in record["endpoints"]:
+        del each["inputs"], each["outputs"]
+    opened = records.open_worker(json.dumps({"record": json.dumps(record)}).encode(), None)
+    assert opened == worker("a")
+    assert opened.grpc_address is None

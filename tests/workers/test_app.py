@@ -3,10 +3,12 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
 import aiohttp
+import grpc.aio
 import openai
 import pytest
 
@@ -17,6 +19,8 @@ from workers import app
 from workers.attach.openai import OpenAI
 from workers.catalog import Catalog
 from workers.config import AttachConfig, ConfigError, Placement, ServeConfig
+from workers.proto import messages
+from workers.proto.health import NOT_SERVING, SERVING
 
 
 @contextlib.asynccontextmanager
@@ -192,6 +196,36 @@ async def test_a_drain_has_its_time():
     async with stopping(Echo(pause=0.05), drain_seconds=0.1) as (stop, run):
         stop.asked.set()
         await asyncio.wait_for(asyncio.shield(run), 3)
+
+
+@pytest.mark.slow
+async def test_grpc_is_registered_with_what_the_model_takes_and_drains_with_the_rest(redis_server):
+    async with serve(redis_server, "digits", variants="int8", grpc_port=0) as (said, started):
+        url, _, address = said.partition(" grpc ")
+        with redis_server.client() as client:
+            worker, _ = stored(client)
+        assert (f"http://{worker.address}", worker.grpc_address) == (url, address)
+        assert worker.endpoints[0].inputs == (records.TensorSpec("pixels", "FP32", (-1, 64)),)
+        async with grpc.aio.insecure_channel(address) as channel:
+            watch = channel.unary_stream(
+                f"/{messages.HEALTH}/Watch",
+                request_serializer=messages.HealthCheckRequest.SerializeToString,
+                response_deserializer=messages.HealthCheckResponse.FromString,
+            )(messages.HealthCheckRequest(service=messages.INFERENCE))
+            assert (await watch.read()).status == SERVING
+            started.send_signal(signal.SIGTERM)
+            assert (await watch.read()).status == NOT_SERVING
+        assert await asyncio.wait_for(started.wait(), 5) == 0
+
+
+async def test_a_taken_grpc_port_ends_the_start():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        settings = ServeConfig(placement=Placement(region="r"), grpc_port=taken.getsockname()[1])
+        stop = app.Stop(asyncio.Event(), asyncio.Event())
+        with pytest.raises(OSError, match="cannot listen for gRPC"):
+            await app.run(Catalog([text_entry(Echo())]), settings, print, stop)
 
 
 def attach_config(**fields):

@@ -37,15 +37,17 @@ def test_serve_takes_every_option(invoke):
         *("serve", "--model", "digits", "--model", "tinychat", "--manifest", "m.json", "--variants", "int8,fp32"),
         *("--region", "eu-1", "--zone", "a", "--cloud", "c", "--price-hour", "2.5", "--egress-gb", "0.09"),
         *("--accelerator", "one core", "--power-watts", "15", "--id", "w1", "--host", "0.0.0.0", "--port", "9000"),
+        *("--grpc-port", "9001", "--advertise-grpc", "w1:9001"),
         *("--advertise", "w1:9000", "--redis", "redis://r", "--key", "k", "--queue-limit", "9", "--drain-seconds", "3"),
     )
     place = config.placement
     assert (result.exit_code, result.stdout) == (0, "ready http://x\n")
     assert (config.models, [str(p) for p in config.manifests]) == (("digits", "tinychat"), ["m.json"])
-    assert (config.variants, config.host, config.port) == (("int8", "fp32"), "0.0.0.0", 9000)
+    assert (config.variants, config.host, config.port, config.grpc_port) == (("int8", "fp32"), "0.0.0.0", 9000, 9001)
     assert (place.region, place.zone, place.cloud, place.id) == ("eu-1", "a", "c", "w1")
     assert (place.price, place.egress_usd_per_gb) == (MarginalPrice(usd_per_hour=2.5), 0.09)
-    assert (place.accelerator, place.power_watts, place.advertise) == ("one core", 15, "w1:9000")
+    assert (place.accelerator, place.power_watts) == ("one core", 15)
+    assert (place.advertise, place.advertise_grpc) == ("w1:9000", "w1:9001")
     assert (place.redis, str(place.key)) == ("redis://r", "k")
     assert (config.queue_limit, config.drain_seconds) == (9, 3)
 

@@ -26,6 +26,19 @@ def test_the_advertised_address_wins():
     assert record(advertise="example.org:443").address == "example.org:443"
 
 
+def test_the_grpc_address_stands_on_the_advertised_host_unless_it_is_advertised_itself():
+    def advertised(**place):
+        told = Placement(region="r", **place)
+        return config.record(
+            told, boot="b", address="0.0.0.0:80", endpoints=(endpoint(),), grpc_address="0.0.0.0:81"
+        ).grpc_address
+
+    assert record().grpc_address is None
+    assert advertised(advertise="[fd00::1]:9000") == "[fd00::1]:81"
+    assert advertised(advertise="w1:9000", advertise_grpc="w1:9001") == "w1:9001"
+    assert record(advertise_grpc="triton:8001").grpc_address == "triton:8001"
+
+
 @pytest.mark.parametrize(
     ("place", "field"),
     [({"id": "a b"}, "$.id"), ({"advertise": "nowhere"}, "$.address"), ({"power_watts": -1.0}, "$.power_watts")],

@@ -2,11 +2,11 @@ import asyncio
 
 import aiohttp
 import numpy as np
+import orjson
 import pytest
 
 from tests.workers.fakes import Doubler, serving, tensor_entry, text_entry, until
-from workers.engines import TensorSpec
-from workers.oip import Tensor, read_tensor, written
+from workers.oip import numbers
 
 X = {"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [1, 2.5, 3, 4]}
 K = {"name": "k", "shape": [2, 1], "datatype": "INT64", "data": [7, 8]}
@@ -117,7 +117,8 @@ async def test_requests_of_several_clients_share_a_batch():
         ([X, K | {"data": [2**63, 1]}], "input 'k' has `data` that is not INT64"),
         ([X, K | {"data": [2**70, 1]}], "input 'k' has `data` that is not INT64"),
         ([X, K | {"shape": [1, 1], "data": [1]}], "inputs have different batches"),
-        ([X | {"parameters": {"binary_data_size": 16}}, K], "input 'x' is binary"),
+        ([X | {"parameters": {"binary_data_size": 16}}, K], "input 'x' has no `binary_data_size` bytes"),
+        ([X | {"data": None}, K], "input 'x' has neither `data` nor"),
         ([X | {"data": [666, 1, 2, 3]}, K], "input 'x' holds 666"),
     ],
 )
@@ -131,24 +132,71 @@ async def test_other_mistakes_are_refused_too(bench):
     status, reply = await infer(bench, X, K, outputs=[{"name": "w"}])
     assert (status, reply["error"]["param"]) == (400, "outputs")
     assert "output 'w' is unknown: the model gives y, n" in reply["error"]["message"]
-    assert (await infer(bench, X, K, outputs=[{"name": "y", "parameters": {"binary_data": True}}]))[0] == 400
     assert (await infer(bench, X, K, path="/v2/models/echo/infer"))[0] == 400
     assert (await infer(bench, {"name": "x"}, K))[1]["error"]["param"] == "inputs[0]"
-    status, _ = await ask(
-        bench, "POST", "/v2/models/double/infer", {"inputs": [X, K]}, **{"inference-header-content-length": "9"}
-    )
-    assert status == 400
+    for length in ("9", "-1", "9999"):
+        status, _ = await ask(
+            bench, "POST", "/v2/models/double/infer", {"inputs": [X, K]}, **{"inference-header-content-length": length}
+        )
+        assert status == 400
+
+
+def packed(*raw, **head):
+    """A body of the binary extension: the JSON's length, and the JSON with the bytes behind it."""
+    json = orjson.dumps(head)
+    return str(len(json)), b"".join((json, *raw))
+
+
+async def send(bench, length, body):
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(
+            f"{bench.url}/v2/models/double/infer", data=body, headers={"inference-header-content-length": length}
+        ) as reply,
+    ):
+        return reply.status, reply.headers, await reply.read()
+
+
+XB = {"name": "x", "shape": [2, 2], "datatype": "FP32", "parameters": {"binary_data_size": 16}}
+KB = {"name": "k", "shape": [2, 1], "datatype": "INT64", "parameters": {"binary_data_size": 16}}
+X_BYTES = np.array([1, 2.5, 3, 4], "<f4").tobytes()
+K_BYTES = np.array([7, 8], "<i8").tobytes()
+
+
+async def test_tensors_as_bytes_both_ways(bench):
+    given = packed(X_BYTES, K_BYTES, inputs=[XB, KB], parameters={"binary_data_output": True})
+    status, headers, body = await send(bench, *given)
+    assert (status, headers["content-type"]) == (200, "application/octet-stream")
+    end = int(headers["inference-header-content-length"])
+    assert [output["parameters"] for output in orjson.loads(body[:end])["outputs"]] == [{"binary_data_size": 16}] * 2
+    assert np.frombuffer(body[end : end + 16], "<f4").tolist() == [2.0, 5.0, 6.0, 8.0]
+    assert np.frombuffer(body[end + 16 :], "<i8").tolist() == [8, 9]
+
+
+async def test_bytes_and_json_may_be_mixed_tensor_by_tensor(bench):
+    wanted = [{"name": "n", "parameters": {"binary_data": True}}, {"name": "y"}]
+    _, headers, body = await send(bench, *packed(X_BYTES, inputs=[XB, K], outputs=wanted))
+    end = int(headers["inference-header-content-length"])
+    n, y = orjson.loads(body[:end])["outputs"]
+    assert "data" not in n
+    assert np.frombuffer(body[end:], "<i8").tolist() == [8, 9]
+    assert y["data"] == [2.0, 5.0, 6.0, 8.0]
 
 
 @pytest.mark.parametrize(
-    ("datatype", "data", "fits"), [("INT8", [127], True), ("INT8", [128], False), ("UINT8", [-1], False)]
+    ("given", "says"),
+    [
+        (packed(X_BYTES, inputs=[XB, KB]), "input 'k' has no `binary_data_size` bytes"),
+        (packed(X_BYTES, K_BYTES, b"x", inputs=[XB, KB]), "1 bytes behind the JSON belong to no input"),
+        (packed(X_BYTES, inputs=[XB | {"shape": [1, 2]}, K]), "has 16 bytes in `binary data`"),
+    ],
 )
-def test_small_integers_do_not_wrap_around(datatype, data, fits):
-    value = read_tensor(Tensor("t", [1], datatype, data), TensorSpec("t", datatype, (1,)))
-    assert isinstance(value, np.ndarray) if fits else value == f"has a number in `data` outside {datatype}"
+async def test_bytes_that_do_not_fit_are_refused(bench, given, says):
+    status, _, body = await send(bench, *given)
+    assert status == 400
+    assert says in orjson.loads(body)["error"]["message"]
 
 
 def test_half_precision_travels_as_json_numbers():
-    entry = tensor_entry()._replace(outputs=(TensorSpec("h", "FP16", (-1,)),))
-    reply = written("h", [np.array([0.5], np.float16), np.array([2.0], np.float16)], entry)
-    assert (reply["datatype"], reply["shape"], reply["data"].tolist()) == ("FP16", [2], [0.5, 2.0])
+    assert numbers(np.array([[0.5], [2.0]], np.float16)).tolist() == [0.5, 2.0]
+    assert numbers(np.array([0.5], np.float16)).dtype == np.float32
