@@ -173,7 +173,8 @@ def _attempt(attempt: Row) -> str:
 
 def _price(row: Row) -> str:
     if row["price"] is not None:
-        return f"${row['price']:.2f}/h"
+        paid = " paid" if row.get("cost_mode") == "reserved" else ""
+        return f"${row['price']:.2f}/h{paid}"
     return f"${row['price_in']:g}+${row['price_out']:g}/Mtok"
 
 

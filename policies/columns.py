@@ -18,6 +18,7 @@ from policies.calibrate import Calibration
 from policies.health import State
 from policies.masks import Mask, Masks
 from policies.node import Node
+from policies.records import ReservedPrice
 from policies.request import ANY, INFINITE, Request
 
 Floats = npt.NDArray[np.float32]
@@ -30,10 +31,11 @@ _SECONDS = ("fixed", "prompt", "output", "item")
 _SPREADS = ("spread", "spread_prompt", "spread_output", "spread_item", None, "spread_length")
 _DOLLARS = ("usd", "usd_prompt", "usd_output", "usd_item", "usd_byte")
 _BLOCKS = (_SECONDS, _SPREADS, _DOLLARS)
-_FLOATS = ("wait", "network", "error", "quality", "congestion", "headroom", "strangers")
+_FLOATS = ("wait", "network", "error", "quality", "congestion", "headroom", "strangers", "worth")
 _FLAGS = (
     "accepts",  # may be sent a request now
     "reachable",  # not draining: what is left to try in panic
+    "reserved",  # paid for already
 )
 IN_SERVICE = (State.SERVING, State.PROBING)
 CONGESTION_SECONDS = 0.1
@@ -83,8 +85,11 @@ class Columns:
     """Requests it can take before anybody hears of them without a wait that is felt."""
     strangers: Floats
     """Requests a second that others send there."""
+    worth: Floats
+    """What a second of a reserved node is worth, as a share of its price, as the dollars show it."""
     accepts: Mask
     reachable: Mask
+    reserved: Mask
 
     def __init__(self, model: str, calibration: Calibration) -> None:
         self.model = model
@@ -172,7 +177,7 @@ class Columns:
         self.spread_item[i] = curve.item * factor * error
         self.error[i] = node.pace.error
         self._set_pace(node)
-        self.usd[i], self.usd_prompt[i], self.usd_output[i], self.usd_item[i], self.usd_byte[i] = node.rates
+        self.set_price(node)
         self.quality[i] = node.endpoint.quality
 
     def touch(self, node: Node, now: float) -> None:
@@ -193,6 +198,13 @@ class Columns:
         health = state.health.state
         self.reachable[i] = health is not State.DRAINING
         self._count(node, healthy=health in IN_SERVICE, draining=health is State.DRAINING)
+
+    def set_price(self, node: Node) -> None:
+        """Write what a request is charged."""
+        i = node.slot
+        self.usd[i], self.usd_prompt[i], self.usd_output[i], self.usd_item[i], self.usd_byte[i] = node.rates
+        self.worth[i] = node.worth
+        self.reserved[i] = isinstance(node.worker.price, ReservedPrice)
 
     def _set_pace(self, node: Node) -> None:
         """Write what an output token takes beside what runs there now."""

@@ -7,7 +7,9 @@ never lets a record or a load go backwards; and it caps how many workers may be 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
+from policies import reserved
 from policies.calibrate import Calibration
 from policies.columns import Columns
 from policies.estimate import RoundTrips
@@ -41,6 +43,15 @@ WORKER_FAULTS = frozenset(
 """Outcomes that count against a worker's health. A missed deadline counts only when the worker was silent."""
 
 
+Extra = Callable[[str, Worker], float]
+"""Model and worker -> US dollars per accelerator second that a route counts beside the worker's price."""
+
+
+def nothing_extra(model: str, worker: Worker) -> float:
+    """Where no route counts energy or carbon."""
+    return 0.0
+
+
 class Fleet:
     """Workers by id, and their nodes in columns by model."""
 
@@ -54,6 +65,7 @@ class Fleet:
         """Dispatches sent to a node in bad health, because too few good ones were left."""
         self._rng = rng
         self._sweep: list[WorkerState] = []
+        self._extra: Extra = nothing_extra
 
     # Reading.
 
@@ -133,6 +145,7 @@ class Fleet:
         for endpoint in endpoints:
             node = known.pop((endpoint.model, endpoint.variant), None)
             new.append((node or Node(state, endpoint), node is None))
+            new[-1][0].extra = self._extra(endpoint.model, state.record)
             new[-1][0].describe(endpoint)
         state.serve([node for node, _ in new])
         for node in known.values():
@@ -147,6 +160,15 @@ class Fleet:
                 node.columns.masks.forget()
                 node.columns.describe(node)
                 node.columns.touch(node, now)
+
+    def weigh(self, extra: Extra) -> None:
+        """Count from now on what configuration puts beside the workers' own prices."""
+        self._extra = extra
+        for node in self.nodes():
+            node.extra = extra(node.endpoint.model, node.worker)
+            node.price()
+            if node.columns is not None:
+                node.columns.describe(node)
 
     def _gone(self, state: WorkerState) -> None:
         state.health.apply(Event.LEFT)
@@ -211,6 +233,7 @@ class Fleet:
         """Let ejections end and ages grow."""
         for columns in self._columns.values():
             columns.tick(now)
+            reserved.follow(columns)
         if not self._sweep:
             self._sweep = list(self.workers.values())
         share = max(1, len(self.workers) // SWEEP_SHARE)

@@ -39,6 +39,7 @@ class Node:
         "counted",
         "counted_draining",
         "endpoint",
+        "extra",
         "id",
         "learned_at",
         "pace",
@@ -49,6 +50,7 @@ class Node:
         "state",
         "typical_work",
         "worker",
+        "worth",
     )
 
     def __init__(self, state: WorkerState, endpoint: Endpoint) -> None:
@@ -59,6 +61,10 @@ class Node:
         """Of decoding."""
         self.charge = Speed(CHARGE_CLIP)
         """Accelerator seconds over what `cost.accelerator_seconds` expects, learned like the speed."""
+        self.worth = cost.LEAST_WORTH
+        """Of a reserved second, as a share of its price."""
+        self.extra = 0.0
+        """US dollars per accelerator second beside the price: energy and carbon, where its route counts them."""
         self.columns: Columns | None = None
         self.slot = -1
         self.counted = False
@@ -81,7 +87,14 @@ class Node:
         self.price()
 
     def price(self) -> None:
-        self.rates = cost.rates(self.state.record, self.endpoint, self.charge.factor)
+        self.rates = cost.rates(self.state.record, self.endpoint, self.charged(), worth=self.worth, extra=self.extra)
+
+    def charged(self) -> tuple[float, float]:
+        """Accelerator seconds over what `cost.accelerator_seconds` expects, of prefill and of decoding. Of an engine
+        that reports none, as long as they take: it is billed by the clock."""
+        if self.charge.samples:
+            return self.charge.factor, self.charge.factor
+        return self.speed.factor, self.pace.factor
 
     def accepts(self, now: float) -> bool:
         return self.state.accepts(now)

@@ -45,16 +45,6 @@ Quality = Annotated[float, Meta(ge=0, le=2)]
 """A variant may score above its reference (distilled, fine-tuned), never absurdly so."""
 
 
-class TensorSpec(msgspec.Struct, frozen=True):
-    """An input or output of a tensor model, as the Open Inference Protocol describes it."""
-
-    name: Annotated[str, Meta(max_length=128)]
-    datatype: Annotated[str, Meta(max_length=16)]
-    """`FP32`, `INT64`, ...: the protocol's names."""
-    shape: Annotated[tuple[int, ...], Meta(max_length=16)]
-    """-1 where any size goes; the first dimension is the batch."""
-
-
 class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an endpoint takes for a request, in seconds: `base + item*(items-1) + prefill*prompt + decode*output`.
 
@@ -89,7 +79,14 @@ class MarginalPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
     usd_per_hour: Usd
 
 
-Price = TokenPrice | MarginalPrice
+class ReservedPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="reserved", tag_field="mode"):
+    """Price per hour that is paid whether the accelerator works or not: a request costs only what its capacity is worth
+    to others (cost.py)."""
+
+    usd_per_hour: Usd
+
+
+Price = TokenPrice | MarginalPrice | ReservedPrice
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,9 +113,6 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
 
     id: Id
     boot: Id
-    inputs: Annotated[tuple[TensorSpec, ...], Meta(max_length=64)] = ()
-    """Of a tensor model, where it is known: what metadata says."""
-    outputs: Annotated[tuple[TensorSpec, ...], Meta(max_length=64)] = ()
     """New at every start of the process."""
     seq: Annotated[int, Meta(ge=0, le=2**62)]
     """Grows with every write over all boots (workers use wall-clock milliseconds); older ones are ignored."""
@@ -129,9 +123,10 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     accelerator: Annotated[str, Meta(max_length=128)] = ""
     """Free text: a GPU, TPU, ASIC or CPU by its name."""
     power_watts: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    """What the accelerator draws at work, and all that works for it; 0: unknown."""
+    carbon_g_per_kwh: Annotated[float, Meta(ge=0, le=5000)] | None = None
+    """Grams of CO2 per kilowatt-hour of its electricity; None: as the gateway has it for the region."""
     price: Price
-    grpc_address: Address | None = None
-    """Where it also speaks the Open Inference Protocol over gRPC: requests that came by gRPC go there."""
     egress_usd_per_gb: Usd = 0.0
     engine: Id = "isochrone"
     health_path: Annotated[str, Meta(pattern=r"\A/[!-~]*\Z", max_length=128)] = "/healthz"
@@ -186,7 +181,6 @@ class Scope(msgspec.Struct, frozen=True):
             return True
         if self.addresses or (ip is None and _NUMERIC.fullmatch(host.rstrip(".").rpartition(".")[2])):
             return False  # a name that ends in a number is read as an address by resolvers: 0xa9fea9fe, 127.1
-            and (worker.grpc_address is None or self._reaches(worker.grpc_address))
         return ip is None or not any(ip in network for network in LINK_LOCAL)
 
 

@@ -37,13 +37,14 @@ def placed(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--cloud", default="", help="Cloud or owner."),
         click.option("--id", "worker_id", default="", help="Stable name in the registry.  [default: HOST-PORT]"),
         click.option("--price-hour", type=float, default=None, help="US dollars per accelerator hour.  [default: 0]"),
+        click.option("--reserved", is_flag=True, help="--price-hour is paid, used or not."),
         click.option("--egress-gb", type=float, default=0.0, help="US dollars per gigabyte sent."),
         click.option("--accelerator", default="", help="What it runs on, free text."),
         click.option("--power-watts", type=float, default=0.0, help="What the accelerator draws under load."),
+        click.option("--carbon-g-per-kwh", type=click.FloatRange(0), default=None, help="CO2 of its electricity."),
         click.option("--advertise", default="", metavar="HOST:PORT", help="Where gateways reach it."),
         click.option("--redis", default="", metavar="URL", help="Registry."),
         click.option("--key", type=click.Path(path_type=Path), default=None, help="Signing key: ID.pem."),
-        click.option("--advertise-grpc", default="", metavar="HOST:PORT", help="Where gateways reach it by gRPC."),
         click.option("-v", "--verbose", is_flag=True, help="Log what happens, not only what is wrong."),
     ]
     for option in reversed(options):
@@ -59,7 +60,6 @@ def placed(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port; 0 picks a free one.")
 @click.option("--queue-limit", type=click.IntRange(1), default=None, help="Jobs that may wait.  [default: 256]")
 @click.option("--drain-seconds", type=click.FloatRange(0), default=None, help="Longest drain.  [default: 30]")
-@click.option("--grpc-port", type=click.IntRange(0, 65535), default=None, help="Speak gRPC too, there; 0: a free port.")
 @placed
 def serve(
     models: tuple[str, ...],
@@ -69,7 +69,6 @@ def serve(
     port: int,
     queue_limit: int | None,
     drain_seconds: float | None,
-    grpc_port: int | None,
     verbose: bool,
     **place: Any,
 ) -> None:
@@ -86,7 +85,6 @@ def serve(
             port=port,
             queue_limit=config.QUEUE_LIMIT if queue_limit is None else queue_limit,
             drain_seconds=config.DRAIN_SECONDS if drain_seconds is None else drain_seconds,
-            grpc_port=grpc_port,
         )
         return app.serve(settings, announce)
 
@@ -149,7 +147,7 @@ def placement(place: dict[str, Any], price_in: float | None = None, price_out: f
 
     return config.Placement(
         id=place.pop("worker_id"),
-        price=config.price(place.pop("price_hour"), price_in, price_out),
+        price=config.price(place.pop("price_hour"), price_in, price_out, reserved=place.pop("reserved")),
         egress_usd_per_gb=place.pop("egress_gb"),
         **place,
     )

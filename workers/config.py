@@ -15,7 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from policies.records import Curve, Endpoint, MarginalPrice, Price, Sign, TokenPrice, Worker
+from policies.records import Curve, Endpoint, MarginalPrice, Price, ReservedPrice, Sign, TokenPrice, Worker
 
 QUEUE_LIMIT = 256
 """Jobs that may wait: about two seconds of work for the slowest bundled model, more would only time out."""
@@ -41,11 +41,10 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     egress_usd_per_gb: float = 0.0
     accelerator: str = ""
     power_watts: float = 0.0
+    carbon_g_per_kwh: float | None = None
     advertise: str = ""
     """HOST:PORT where gateways reach it, when that is not where it listens."""
     redis: str = ""
-    advertise_grpc: str = ""
-    """HOST:PORT where gateways reach its gRPC side, likewise; of an attached engine, where that has one at all."""
     """Empty: serve without registering."""
     key: Path | None = None
 
@@ -61,8 +60,6 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 0
     queue_limit: int = QUEUE_LIMIT
-    grpc_port: int | None = None
-    """None: no gRPC."""
     drain_seconds: float = DRAIN_SECONDS
 
 
@@ -81,10 +78,14 @@ class AttachConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_batch: int
 
 
-def price(hour: float | None, per_mtok_in: float | None, per_mtok_out: float | None) -> Price:
+def price(
+    hour: float | None, per_mtok_in: float | None, per_mtok_out: float | None, *, reserved: bool = False
+) -> Price:
     """The price model that the options mean."""
+    if reserved and hour is None:
+        raise ConfigError("--reserved says that --price-hour is paid already: give the price")
     if per_mtok_in is None and per_mtok_out is None:
-        return MarginalPrice(usd_per_hour=hour or 0.0)
+        return ReservedPrice(hour) if reserved and hour is not None else MarginalPrice(usd_per_hour=hour or 0.0)
     if hour is not None:
         raise ConfigError("--price-hour and --price-in/--price-out exclude each other: give one of the two")
     return TokenPrice(input_usd_per_mtok=per_mtok_in or 0.0, output_usd_per_mtok=per_mtok_out or 0.0)
@@ -114,7 +115,6 @@ def record(
     variant_header: bool = True,
 ) -> Worker:
     """The static record, checked against the registry's schema before anyone else has to."""
-    grpc_address: str | None = None,
     if not placement.advertise and placement.redis and address.rpartition(":")[0] in ANY_ADDRESS:
         raise ConfigError(f"{address} is no address a gateway can reach: give --advertise HOST:PORT")
     worker = Worker(
@@ -127,7 +127,7 @@ def record(
         cloud=placement.cloud,
         accelerator=placement.accelerator,
         power_watts=placement.power_watts,
-        grpc_address=placement.advertise_grpc or _beside(placement.advertise, grpc_address),
+        carbon_g_per_kwh=placement.carbon_g_per_kwh,
         price=placement.price,
         egress_usd_per_gb=placement.egress_usd_per_gb,
         engine=engine,
@@ -146,13 +146,6 @@ def default_id(address: str) -> str:
     host, _, port = address.rpartition(":")
     name = f"{socket.gethostname() if host in (*LOOPBACK, *ANY_ADDRESS) else host}-{port}"
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)[-64:].lstrip("._-")
-
-def _beside(advertised: str, grpc_address: str | None) -> str | None:
-    """The gRPC address as gateways reach it: its own port, on the host that the worker advertises, if it does."""
-    if grpc_address is None or not advertised:
-        return grpc_address
-    return f"{advertised.rpartition(':')[0]}:{grpc_address.rpartition(':')[2]}"
-
 
 
 def load_key(path: Path) -> tuple[str, Sign]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from gateway.place import Place
 from gateway.steer import Steering
+from policies.cost import SECONDS_PER_HOUR
 from policies.fleet import Fleet
 from policies.node import Node
-from policies.records import MarginalPrice, TokenPrice
+from policies.records import ReservedPrice, TokenPrice
 
 
 def rows(fleet: Fleet, now: float, model: str | None = None) -> list[dict[str, Any]]:
@@ -38,10 +39,14 @@ def _row(node: Node, now: float) -> dict[str, Any]:
         "state": state.health.state.value,
         "drained": state.drained_by_operator,
         "accepts": node.accepts(now),
-        "price": price.usd_per_hour if isinstance(price, MarginalPrice) else None,
+        "cost_mode": price.__struct_config__.tag,
+        "price": None if isinstance(price, TokenPrice) else price.usd_per_hour,
+        "worth": round(node.worth, 3) if isinstance(price, ReservedPrice) else None,
         "price_in": price.input_usd_per_mtok if isinstance(price, TokenPrice) else None,
         "price_out": price.output_usd_per_mtok if isinstance(price, TokenPrice) else None,
         "egress_gb": worker.egress_usd_per_gb,
+        "power_watts": worker.power_watts or None,
+        "extra_usd_per_hour": round(node.extra * SECONDS_PER_HOUR, 6),
         "rtt_ms": round(rtt.mean * 1e3, 3) if rtt.samples else None,
         "jitter_ms": round(rtt.jitter * 1e3, 3) if rtt.samples else None,
         "wait_ms": round(state.wait(now) * 1e3, 3),

@@ -304,7 +304,7 @@ def _kind(meaning: Mapping, model: str, streams: bool) -> Class:
 def _bill(group: Group, line: Line) -> float:
     """By the price, as the simulator bills: a busy accelerator is divisible."""
     price = group.price
-    if isinstance(price, MarginalPrice):
+    if not isinstance(price, TokenPrice):
         curve, slots = group.serves[0].curve, group.serves[0].slots
         seconds = curve.base + curve.prefill * line.prompt + curve.decode * (line.output - 1.0) / slots
         return price.usd_per_hour * seconds / SECONDS_PER_HOUR

@@ -32,7 +32,7 @@ from loadtests.simulator.world import (
 from loadtests.sizes import Ranges
 from loadtests.workload import Class, Demand, Planned
 from policies.decision import Group, Served
-from policies.records import MarginalPrice
+from policies.records import ReservedPrice, TokenPrice
 
 NO_WORK = 1e9
 """Prompt tokens per second of a model that takes no time for them."""
@@ -303,11 +303,16 @@ def _unit(served: Served) -> float:
 
 def _nodes(group: Group, name: str, profiles: tuple[str, ...], billed: Mapping[tuple[str, str, str], float]) -> Nodes:
     price = group.price
-    if not isinstance(price, MarginalPrice):
+    if isinstance(price, TokenPrice):
         return Nodes(
             name=name, region=group.region, profiles=profiles, count=group.count, usd_per_hour=0.0, cloud=group.cloud,
             cost=CostMode.TOKEN, input_usd_per_mtok=price.input_usd_per_mtok,
             output_usd_per_mtok=price.output_usd_per_mtok,
+        )  # fmt: skip
+    if isinstance(price, ReservedPrice):
+        return Nodes(
+            name=name, region=group.region, profiles=profiles, count=group.count, cloud=group.cloud,
+            usd_per_hour=price.usd_per_hour, cost=CostMode.RESERVED,
         )  # fmt: skip
     usual = fmean(billed.values()) if billed else 1.0
     share = fmean(billed.get((group.mark, served.model, served.variant), usual) for served in group.serves)

@@ -16,7 +16,7 @@ from loadtests.simulator.timeline import Act, Timeline
 from loadtests.simulator.world import CostMode, Nodes, Place, Profile, Serving
 from policies.cost import BYTES_PER_GB, SECONDS_PER_HOUR, TOKENS_PER_MTOK
 from policies.reason import Reason
-from policies.records import Load, MarginalPrice, Price, TokenPrice
+from policies.records import Load, MarginalPrice, Price, ReservedPrice, TokenPrice
 from policies.records import Worker as Record
 
 TEXT_BYTES_PER_TOKEN = 4.0
@@ -95,11 +95,13 @@ class Worker:
         )  # fmt: skip
 
     def _price(self) -> Price:
-        """As the router is to count it: capacity that is paid for anyway costs nothing more to use."""
+        """As the router is to count it."""
         nodes = self.nodes
         if nodes.cost is CostMode.TOKEN:
             return TokenPrice(nodes.input_usd_per_mtok, nodes.output_usd_per_mtok)
-        return MarginalPrice(0.0 if nodes.cost is CostMode.RESERVED else self.usd_per_hour)
+        if nodes.cost is CostMode.RESERVED:
+            return ReservedPrice(self.usd_per_hour)
+        return MarginalPrice(self.usd_per_hour)
 
     def load(self) -> Load:
         """Its load record of this moment."""

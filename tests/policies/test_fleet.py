@@ -22,7 +22,7 @@ def test_a_surviving_worker_keeps_its_history():
     assert r.fleet.nodes() == [node]
     assert node.speed.samples == 1
     assert node.state.rtt.mean == pytest.approx(0.07)
-    assert r.fleet.columns(MODEL).usd[0] == pytest.approx(9.0 / 3600 * 0.01)
+    assert r.fleet.columns(MODEL).usd[0] == pytest.approx(9.0 / 3600 * 0.01 * node.speed.factor), "billed by the clock"
 
 
 def test_records_and_loads_never_go_backwards():

@@ -6,13 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.balancers.pipeline import CHEAPEST_IN_DEADLINE
-from policies.records import Curve, MarginalPrice, TokenPrice
+from policies.records import Curve, MarginalPrice, ReservedPrice, TokenPrice
 from policies.request import Dispatch, Infeasible, LoadSeen, RoundTrip, Selection
 from tests.fleets import MODEL, endpoint, load, request, router, worker
 
 milliseconds = st.integers(0, 400).map(lambda ms: ms / 1e3)
 curves = st.builds(Curve, milliseconds, milliseconds, st.just(1e-5), st.integers(0, 20).map(lambda ms: ms / 1e3))
 prices = st.one_of(
+    st.builds(ReservedPrice, st.integers(1, 50).map(float)),
     st.builds(MarginalPrice, st.integers(1, 50).map(float)),
     st.builds(TokenPrice, st.integers(0, 9).map(float), st.integers(0, 9).map(float), st.just(1e-6)),
 )

@@ -5,7 +5,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from policies.records import MarginalPrice, Scope, TokenPrice, Worker, open_worker, seal_worker
+from policies.records import MarginalPrice, ReservedPrice, Scope, TokenPrice, Worker, open_worker, seal_worker
 from tests.workers.fakes import endpoint
 from workers import config
 from workers.config import ConfigError, Placement
@@ -68,6 +68,9 @@ def test_an_address_that_nobody_can_reach_is_not_registered(address):
 def test_prices_are_by_the_hour_or_by_the_token():
     assert config.price(3.0, None, None) == MarginalPrice(usd_per_hour=3.0)
     assert config.price(None, None, None) == MarginalPrice(usd_per_hour=0.0)
+    assert config.price(3.0, None, None, reserved=True) == ReservedPrice(usd_per_hour=3.0)
+    with pytest.raises(config.ConfigError, match="give the price"):
+        config.price(None, None, None, reserved=True)
     assert config.price(None, 0.5, 1.5) == TokenPrice(input_usd_per_mtok=0.5, output_usd_per_mtok=1.5)
     with pytest.raises(ConfigError, match="exclude each other"):
         config.price(3.0, 0.5, None)

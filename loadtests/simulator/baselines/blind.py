@@ -10,7 +10,7 @@ from loadtests.simulator.baselines import by_slot
 from loadtests.simulator.contender import Watching
 from policies.balancers import lowest
 from policies.columns import Candidates
-from policies.records import MarginalPrice
+from policies.records import TokenPrice
 from policies.worker import WorkerState
 
 
@@ -32,6 +32,6 @@ class LowestPrice(Watching):
 def tag(state: WorkerState) -> float:
     """US dollars per hour, or per million tokens in and out: compared as numbers, like with like."""
     price = state.record.price
-    if isinstance(price, MarginalPrice):
-        return price.usd_per_hour
-    return price.input_usd_per_mtok + price.output_usd_per_mtok
+    if isinstance(price, TokenPrice):
+        return price.input_usd_per_mtok + price.output_usd_per_mtok
+    return price.usd_per_hour

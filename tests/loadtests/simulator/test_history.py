@@ -11,7 +11,7 @@ from loadtests.simulator.servable import check
 from loadtests.simulator.world import CostMode, WorldError
 from loadtests.workload import Class
 from policies.decision import Group, Served
-from policies.records import Curve, MarginalPrice, TokenPrice
+from policies.records import Curve, MarginalPrice, ReservedPrice, TokenPrice
 
 ANY = Class(name="any", model="m")
 GROUP = Group(
@@ -96,6 +96,11 @@ def test_prices_make_work_cost_what_it_did():
     assert other.nodes[0].usd_per_hour == 1.0
     (token,) = world(history(past(0.0), fleet=(msgspec.structs.replace(GROUP, price=TokenPrice(1.0, 4.0)),))).nodes
     assert (token.cost, token.input_usd_per_mtok, token.output_usd_per_mtok) == (CostMode.TOKEN, 1.0, 4.0)
+
+
+def test_reserved_capacity_stays_reserved():
+    (paid,) = world(history(past(0.0), fleet=(msgspec.structs.replace(GROUP, price=ReservedPrice(3.0)),))).nodes
+    assert (paid.cost, paid.usd_per_hour) == (CostMode.RESERVED, 3.0)
 
 
 def test_ways_nobody_measured_go_by_a_gateway_that_measured_both():

@@ -8,7 +8,7 @@ from loadtests.simulator.queueing import Queueing
 from loadtests.simulator.serving import reply_bytes
 from loadtests.simulator.world import CostMode, Profile, Serving
 from policies import records
-from policies.records import MarginalPrice, TokenPrice
+from policies.records import MarginalPrice, ReservedPrice, TokenPrice
 from tests.loadtests.simulator.worlds import Alone
 
 PROFILE = Profile(
@@ -30,7 +30,7 @@ def test_its_record_is_one_that_a_registry_takes():
     ("fields", "price"),
     [
         ({"usd_per_hour": 3.6}, MarginalPrice(3.6)),
-        ({"cost": CostMode.RESERVED}, MarginalPrice(0.0)),
+        ({"cost": CostMode.RESERVED}, ReservedPrice(3.6)),
         ({"cost": CostMode.TOKEN, "input_usd_per_mtok": 1, "output_usd_per_mtok": 2}, TokenPrice(1, 2)),
     ],
 )  # fmt: skip
