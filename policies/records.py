@@ -45,6 +45,16 @@ Quality = Annotated[float, Meta(ge=0, le=2)]
 """A variant may score above its reference (distilled, fine-tuned), never absurdly so."""
 
 
+class TensorSpec(msgspec.Struct, frozen=True):
+    """An input or output of a tensor model, as the Open Inference Protocol describes it."""
+
+    name: Annotated[str, Meta(max_length=128)]
+    datatype: Annotated[str, Meta(max_length=16)]
+    """`FP32`, `INT64`, ...: the protocol's names."""
+    shape: Annotated[tuple[int, ...], Meta(max_length=16)]
+    """-1 where any size goes; the first dimension is the batch."""
+
+
 class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an endpoint takes for a request, in seconds: `base + item*(items-1) + prefill*prompt + decode*output`.
 
@@ -106,6 +116,9 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Requests the engine works on at once; a request waits only when all of these are taken."""
     agreement: Quality | None = None
     """Share of held-out answers equal to the reference's; a separate figure from quality."""
+    inputs: Annotated[tuple[TensorSpec, ...], Meta(max_length=64)] = ()
+    """Of a tensor model, where it is known: what metadata says."""
+    outputs: Annotated[tuple[TensorSpec, ...], Meta(max_length=64)] = ()
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +130,8 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     seq: Annotated[int, Meta(ge=0, le=2**62)]
     """Grows with every write over all boots (workers use wall-clock milliseconds); older ones are ignored."""
     address: Address
+    grpc_address: Address | None = None
+    """Where it also speaks the Open Inference Protocol over gRPC: requests that came by gRPC go there."""
     region: Id
     zone: str = ""
     cloud: str = ""
@@ -171,6 +186,7 @@ class Scope(msgspec.Struct, frozen=True):
             and _matches(worker.region, self.regions)
             and all(_matches(e.model, self.models) for e in worker.endpoints)
             and self._reaches(worker.address)
+            and (worker.grpc_address is None or self._reaches(worker.grpc_address))
         )
 
     def _reaches(self, address: str) -> bool:

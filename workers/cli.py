@@ -43,6 +43,7 @@ def placed(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--power-watts", type=float, default=0.0, help="What the accelerator draws under load."),
         click.option("--carbon-g-per-kwh", type=click.FloatRange(0), default=None, help="CO2 of its electricity."),
         click.option("--advertise", default="", metavar="HOST:PORT", help="Where gateways reach it."),
+        click.option("--advertise-grpc", default="", metavar="HOST:PORT", help="Where gateways reach it by gRPC."),
         click.option("--redis", default="", metavar="URL", help="Registry."),
         click.option("--key", type=click.Path(path_type=Path), default=None, help="Signing key: ID.pem."),
         click.option("-v", "--verbose", is_flag=True, help="Log what happens, not only what is wrong."),
@@ -58,6 +59,7 @@ def placed(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--variants", default="", metavar="A,B", help="Variants to serve, the default first.  [default: all]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port; 0 picks a free one.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), default=None, help="Speak gRPC too, there; 0: a free port.")
 @click.option("--queue-limit", type=click.IntRange(1), default=None, help="Jobs that may wait.  [default: 256]")
 @click.option("--drain-seconds", type=click.FloatRange(0), default=None, help="Longest drain.  [default: 30]")
 @placed
@@ -67,6 +69,7 @@ def serve(
     variants: str,
     host: str,
     port: int,
+    grpc_port: int | None,
     queue_limit: int | None,
     drain_seconds: float | None,
     verbose: bool,
@@ -83,6 +86,7 @@ def serve(
             variants=tuple(name for name in variants.split(",") if name),
             host=host,
             port=port,
+            grpc_port=grpc_port,
             queue_limit=config.QUEUE_LIMIT if queue_limit is None else queue_limit,
             drain_seconds=config.DRAIN_SECONDS if drain_seconds is None else drain_seconds,
         )

@@ -44,6 +44,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     carbon_g_per_kwh: float | None = None
     advertise: str = ""
     """HOST:PORT where gateways reach it, when that is not where it listens."""
+    advertise_grpc: str = ""
+    """HOST:PORT where gateways reach its gRPC side, likewise; of an attached engine, where that has one at all."""
     redis: str = ""
     """Empty: serve without registering."""
     key: Path | None = None
@@ -59,6 +61,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Empty: all that the manifests have, in their order."""
     host: str = "127.0.0.1"
     port: int = 0
+    grpc_port: int | None = None
+    """None: no gRPC."""
     queue_limit: int = QUEUE_LIMIT
     drain_seconds: float = DRAIN_SECONDS
 
@@ -110,6 +114,7 @@ def record(
     boot: str,
     address: str,
     endpoints: tuple[Endpoint, ...],
+    grpc_address: str | None = None,
     engine: str = "isochrone",
     health_path: str = "/healthz",
     variant_header: bool = True,
@@ -122,6 +127,7 @@ def record(
         boot=boot,
         seq=0,
         address=placement.advertise or address,
+        grpc_address=placement.advertise_grpc or _beside(placement.advertise, grpc_address),
         region=placement.region,
         zone=placement.zone,
         cloud=placement.cloud,
@@ -139,6 +145,13 @@ def record(
         return msgspec.convert(msgspec.to_builtins(worker), Worker)
     except msgspec.ValidationError as error:
         raise ConfigError(f"the registry would refuse this worker: {error}") from error
+
+
+def _beside(advertised: str, grpc_address: str | None) -> str | None:
+    """The gRPC address as gateways reach it: its own port, on the host that the worker advertises, if it does."""
+    if grpc_address is None or not advertised:
+        return grpc_address
+    return f"{advertised.rpartition(':')[0]}:{grpc_address.rpartition(':')[2]}"
 
 
 def default_id(address: str) -> str:
