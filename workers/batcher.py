@@ -107,6 +107,7 @@ class Batcher:
                 if not isinstance(event, Result):
                     assert isinstance(event, Refused)
                     return event._replace(executed=any(each.started is not None for each in jobs))
+                self._batched[job.lane].answered(job, self.clock())
                 values.append(event.value)
         finally:
             self.cancel(jobs)

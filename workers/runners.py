@@ -118,10 +118,13 @@ class Batched:
         self._stop = stop
         prior = Service(endpoint.curve.base - endpoint.curve.item, endpoint.curve.item)
         self._took = Learned(prior, endpoint.max_batch)
-        """Seconds by the clock, the way through the thread included: what deadlines are held against."""
+        """Seconds by the clock until the last answer is on its way: what deadlines are held against. To write a large
+        batch's answers takes this process a while too."""
         self._spent = Learned(prior, endpoint.max_batch)
         """Accelerator seconds: what the record says."""
         self._rates: dict[int, Rate] = {}
+        self._last: Job | None = None
+        """Of the batch that was done last."""
 
     def arrived(self, job: Job, now: float) -> None:
         self._rates.setdefault(job.bucket, Rate()).arrived(now)
@@ -168,16 +171,18 @@ class Batched:
         self.tally.items += items
         self.tally.accel += accel
         if all(isinstance(event, Result) for event in outcome):
-            first = self.running[0]
-            assert first.started is not None
-            weight = self._weight(first.bucket) * items
-            self._took.observe(weight, now - first.started)
-            self._spent.observe(weight, accel)
+            self._last = self.running[-1]
+            self._spent.observe(self._weight(self._last.bucket) * items, accel)
         for job, event in zip(self.running, outcome, strict=True):
             job.accel = accel * job.items / items
             job.batch = items
             end(job, event, self.tally, now)
         self.running = ()
+
+    def answered(self, job: Job, now: float) -> None:
+        """Whoever waited for this job goes on: the batch is over when the last of it does."""
+        if job is self._last and job.started is not None:
+            self._took.observe(self._weight(job.bucket) * job.batch, now - job.started)
 
     def fail(self, now: float) -> None:
         for job in self.running:

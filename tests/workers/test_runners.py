@@ -29,7 +29,10 @@ def turn(runner, queue, now=1.0, accel=0.1):
     call = plan(runner, queue, now)
     if call is None:
         return False
+    running = runner.running
     runner.settle(call(), accel, now + 0.01)
+    if isinstance(runner, Batched):
+        runner.answered(running[-1], now + 0.01)
     return True
 
 
@@ -135,6 +138,18 @@ def test_the_curve_is_what_its_own_traffic_says():
     assert runner.curve.item == pytest.approx(0.001, abs=0.0006), "the manifest's shape still counts a little"
     assert runner.service().seconds(1) == pytest.approx(0.01, rel=0.1), "deadlines are held against the clock"
     assert runner.endpoint.curve.base == 0.010
+
+
+def test_a_batch_takes_until_the_last_of_its_answers_is_on_its_way():
+    runner = Batched(endpoint(base=0.010, item=0.0), double)
+    for _ in range(50):
+        jobs = [items([1]), items([2])]
+        call = plan(runner, queued(*jobs), 1.0)
+        runner.settle(call(), 0.01, 1.01)
+        for n, job in enumerate(jobs):
+            runner.answered(job, 1.02 + n * 0.02)
+    assert runner.service().seconds(2) == pytest.approx(0.04, rel=0.1)
+    assert runner.curve.base == pytest.approx(0.01, rel=0.1)
 
 
 def test_a_batch_is_given_up_when_nobody_waits_for_any_of_it():
