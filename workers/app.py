@@ -80,7 +80,7 @@ async def serve(config: ServeConfig, announce: Announce) -> None:
     paths = [*(manifest.bundled(name) for name in config.models), *config.manifests]
     if not paths:
         raise ConfigError("nothing to serve: give --model NAME or --manifest PATH")
-    catalog = loading.catalog(paths, config.variants)
+    catalog = loading.catalog(paths, config.variants, config.batching)
     async with signals() as stop:
         await run(catalog, config, announce, stop)
 

@@ -1,8 +1,9 @@
-"""Fits a manifest's service curves to this machine: a short measured trial per endpoint scales the whole curve.
+"""Fits a manifest's service curves to this machine, in seconds, before it takes traffic.
 
-A manifest was measured elsewhere; what differs here is mostly one factor, the speed of the core. It is measured in the
-thread's CPU time, so that a busy start (a fleet coming up on one machine) does not pass for a slow machine; what
-contention does to latency, gateways learn from real requests.
+A manifest was measured elsewhere. A trial alone scales the whole curve by one factor, mostly the speed of the core; a
+second one in company says what a further item costs here, which caches and vector units decide. Both in the thread's
+CPU time, so that a busy start (a fleet coming up on one machine) does not pass for a slow machine; what contention
+does to latency, gateways learn from real requests. From then on traffic itself tells (learning.py).
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ BOUND = 10.0
 """A factor beyond this says that the trial is not what the manifest measured, not that the machine is."""
 
 
-def factor(predicted: float, trial: Callable[[], object], budget: float) -> float:
-    """How many times longer a trial takes here than its curve predicts, within BOUND. `budget`: CPU seconds."""
+def factor(
+    predicted: float, trial: Callable[[], object], budget: float, clock: Callable[[], float] = time.thread_time
+) -> float:
+    """How many times longer a trial takes here than its curve predicts, within BOUND. `budget`: seconds by `clock`."""
     trial()  # the first run pays for allocations and cold caches
     runs: list[float] = []
     while len(runs) < MIN_RUNS or (sum(runs) < budget and len(runs) < MAX_RUNS):
-        begun = time.thread_time()
+        begun = clock()
         trial()
-        runs.append(time.thread_time() - begun)
+        runs.append(clock() - begun)
         if sum(runs) > budget:
             break
     if predicted <= 0:
@@ -45,3 +48,15 @@ def factor(predicted: float, trial: Callable[[], object], budget: float) -> floa
 def scaled(curve: Curve, by: float) -> Curve:
     fields = msgspec.structs.asdict(curve)
     return Curve(**{name: seconds * by for name, seconds in fields.items()})
+
+
+def company(curve: Curve, most: int, budget: float) -> int:
+    """Items of the trial in company: a full batch, or what a budget of seconds allows to repeat."""
+    affordable = int((budget / (MIN_RUNS + 1) - curve.base) / max(curve.item, 1e-9)) + 1
+    return min(max(affordable, 2), most)
+
+
+def bent(curve: Curve, items: int, by: float) -> Curve:
+    """The curve of which so many items together take `by` times what they did, and one alone what it did."""
+    each = (by * curve.seconds(items=items) - curve.base) / (items - 1)
+    return msgspec.structs.replace(curve, item=max(each, 0.0))

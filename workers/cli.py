@@ -61,6 +61,9 @@ def placed(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port; 0 picks a free one.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), default=None, help="Speak gRPC too, there; 0: a free port.")
 @click.option("--queue-limit", type=click.IntRange(1), default=None, help="Jobs that may wait.  [default: 256]")
+@click.option(
+    "--batching", default="slack", show_default=True, help="none, fixed_window:MS, fixed_delay:MS: to compare."
+)
 @click.option("--drain-seconds", type=click.FloatRange(0), default=None, help="Longest drain.  [default: 30]")
 @placed
 def serve(
@@ -71,6 +74,7 @@ def serve(
     port: int,
     grpc_port: int | None,
     queue_limit: int | None,
+    batching: str,
     drain_seconds: float | None,
     verbose: bool,
     **place: Any,
@@ -87,6 +91,7 @@ def serve(
             host=host,
             port=port,
             grpc_port=grpc_port,
+            batching=config.batching(batching),
             queue_limit=config.QUEUE_LIMIT if queue_limit is None else queue_limit,
             drain_seconds=config.DRAIN_SECONDS if drain_seconds is None else drain_seconds,
         )

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from policies.records import Curve, Endpoint, MarginalPrice, Price, ReservedPrice, Sign, TokenPrice, Worker
+from workers.forming import Batching, Slack
 
 QUEUE_LIMIT = 256
 """Jobs that may wait: about two seconds of work for the slowest bundled model, more would only time out."""
@@ -64,6 +65,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     grpc_port: int | None = None
     """None: no gRPC."""
     queue_limit: int = QUEUE_LIMIT
+    batching: Batching = Slack()
     drain_seconds: float = DRAIN_SECONDS
 
 
@@ -93,6 +95,16 @@ def price(
     if hour is not None:
         raise ConfigError("--price-hour and --price-in/--price-out exclude each other: give one of the two")
     return TokenPrice(input_usd_per_mtok=per_mtok_in or 0.0, output_usd_per_mtok=per_mtok_out or 0.0)
+
+
+def batching(rule: str) -> Batching:
+    """`slack`, `none`, `fixed_window:MS` or `fixed_delay:MS`, as --batching takes it."""
+    kind, colon, ms = rule.partition(":")
+    try:
+        fields = {"kind": kind} | ({"ms": float(ms)} if colon else {})
+        return msgspec.convert(fields, Batching)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise ConfigError(f"--batching {rule}: {error}: give slack, none, fixed_window:MS or fixed_delay:MS") from error
 
 
 def named(model: str) -> tuple[str, str]:

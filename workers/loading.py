@@ -7,19 +7,22 @@ a `ManifestError` or ValueError that names the file.
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from policies.records import Endpoint
-from workers import calibrate
+from workers import calibrate, memory
 from workers.catalog import EMBEDDING, TENSOR, TEXT, Catalog, Entry
 from workers.engines.embed import Embedder
 from workers.engines.onnx import OnnxEngine
 from workers.engines.slots import SlotEngine
 from workers.engines.text import Sampling, Text
+from workers.forming import Batching, Slack
 from workers.manifest import Manifest, ManifestError, Variant, load, read, to_endpoints
 from workers.runners import Batched, Slotted
 from workers.tensors import DTYPES
@@ -28,13 +31,26 @@ TRIAL_PROMPT = 20
 TRIAL_TOKENS = 16
 """Tokens read and written by a text trial: like the prompts that manifests are measured with."""
 TRIAL_TEXT = " ".join(["the"] * 30)
-"""32 tokens with the two that frame a text: what manifests of encoders are measured with."""
+TRIAL_LENGTH = 32
+"""Its tokens, with the two that frame a text: what manifests of encoders are measured with."""
+COPIES = 2
+"""Times its file that a model takes while it is loaded: ONNX Runtime reads the graph and lays the weights out anew."""
 
-Built = tuple[float, Callable[[], object], Callable[[Endpoint], Entry]]
-"""A loaded engine: seconds its trial should take, the trial, and how it becomes an entry once its curve is fitted."""
+
+class Built(NamedTuple):
+    """A loaded engine: what it is tried with, and how it becomes an entry once its curve is fitted."""
+
+    predicted: float
+    """Seconds the trial should take."""
+    trial: Callable[[], object]
+    entry: Callable[[Endpoint, Batching], Entry]
+    together: Callable[[int], object] | None = None
+    """A trial of so many items in one batch, where an engine call takes several."""
+    clock: Callable[[], float] = time.thread_time
+    """What the engine's work is measured by: CPU time of the calling thread, where it computes there."""
 
 
-def catalog(manifests: Sequence[Path], variants: Sequence[str] = ()) -> Catalog:
+def catalog(manifests: Sequence[Path], variants: Sequence[str] = (), batching: Batching | None = None) -> Catalog:
     """Load the chosen variants (in this order of preference; default: all) of every manifest."""
     chosen = [_choose(path, variants) for path in manifests]
     count = sum(len(names) for _, names in chosen)
@@ -42,7 +58,9 @@ def catalog(manifests: Sequence[Path], variants: Sequence[str] = ()) -> Catalog:
     for path, names in chosen:
         manifest = load(path, names)
         share = calibrate.TOTAL_SECONDS / count
-        entries += [_fitted(path, manifest, endpoint, share) for endpoint in to_endpoints(manifest, names)]
+        for endpoint in to_endpoints(manifest, names):
+            built = _built(path, manifest, endpoint.variant)
+            entries.append(built.entry(_fitted(built, endpoint, share), batching or Slack()))
     return Catalog(entries)
 
 
@@ -55,23 +73,55 @@ def _choose(path: Path, variants: Sequence[str]) -> tuple[Path, list[str]]:
     return path, names
 
 
-def _fitted(path: Path, manifest: Manifest, endpoint: Endpoint, budget: float) -> Entry:
-    variant = manifest.variant(endpoint.variant)
-    predicted, trial, entry = BUILDERS[variant.engine](path.parent, manifest, variant)
-    by = calibrate.factor(predicted, trial, budget)
-    calibrate.log.info("%s:%s runs at %.2f times its manifest's curve", endpoint.model, endpoint.variant, by)
-    return entry(msgspec.structs.replace(endpoint, curve=calibrate.scaled(endpoint.curve, by)))
+def _built(path: Path, manifest: Manifest, name: str) -> Built:
+    """Open a variant's engine. Raises ManifestError that names its field."""
+    variant = manifest.variant(name)
+    field = f"{path}: $.variants[{name}].file"
+    needed, free = variant.bytes * COPIES, memory.available()
+    if free is not None and needed > free:
+        raise ManifestError(
+            f"{field}: {variant.file} takes about {memory.said(needed)} of memory to load, {memory.said(free)} is free:"
+            " serve fewer variants (--variants), or a smaller one"
+        )
+    try:
+        return BUILDERS[variant.engine](path.parent, manifest, variant)
+    except ManifestError:
+        raise
+    except (ValueError, MemoryError) as error:
+        said = str(error) or "not enough memory to load it"
+        raise ManifestError(f"{field}: {said}: build the model again or restore the file") from error
+
+
+def _fitted(built: Built, endpoint: Endpoint, budget: float) -> Endpoint:
+    """The endpoint with its curve as this machine has it, by one trial alone and one in company."""
+    together = built.together if endpoint.max_batch > 1 else None
+    share = budget if together is None else budget / 2
+    by = calibrate.factor(built.predicted, built.trial, share, built.clock)
+    curve = calibrate.scaled(endpoint.curve, by)
+    if together is not None:
+        items = calibrate.company(curve, endpoint.max_batch, share)
+        found = calibrate.factor(curve.seconds(items=items), functools.partial(together, items), share, built.clock)
+        curve = calibrate.bent(curve, items, found)
+    calibrate.log.info(
+        "%s:%s takes %.3g ms alone and %.3g ms for each further item; the manifest says %.3g and %.3g",
+        endpoint.model, endpoint.variant, curve.base * 1e3, curve.item * 1e3, endpoint.curve.base * 1e3,
+        endpoint.curve.item * 1e3,
+    )  # fmt: skip
+    return msgspec.structs.replace(endpoint, curve=curve)
 
 
 def _tensor(folder: Path, manifest: Manifest, variant: Variant) -> Built:
     engine = OnnxEngine(folder / variant.file)
-    feeds = {spec.name: np.zeros([max(n, 1) for n in spec.shape], DTYPES[spec.datatype]) for spec in engine.inputs}
 
-    def entry(endpoint: Endpoint) -> Entry:
-        run = functools.partial(run_tensors, engine)
-        return Entry(endpoint, TENSOR, Batched(endpoint, run), inputs=engine.inputs, outputs=engine.outputs)
+    def together(items: int) -> object:
+        shapes = {spec.name: ([items, *(max(n, 1) for n in spec.shape[1:])], spec.datatype) for spec in engine.inputs}
+        return engine.run({name: np.zeros(shape, DTYPES[datatype]) for name, (shape, datatype) in shapes.items()})
 
-    return variant.curve.base, functools.partial(engine.run, feeds), entry
+    def entry(endpoint: Endpoint, batching: Batching) -> Entry:
+        runner = Batched(endpoint, functools.partial(run_tensors, engine), batching, stop=engine.stop)
+        return Entry(endpoint, TENSOR, runner, inputs=engine.inputs, outputs=engine.outputs)
+
+    return Built(variant.curve.base, functools.partial(together, 1), entry, together)
 
 
 def _embedding(folder: Path, manifest: Manifest, variant: Variant) -> Built:
@@ -80,10 +130,14 @@ def _embedding(folder: Path, manifest: Manifest, variant: Variant) -> Built:
     embedder = Embedder(folder / variant.file, folder / manifest.tokenizer.file, manifest.context)
     predicted = variant.curve.seconds(prompt_tokens=embedder.count(TRIAL_TEXT))
 
-    def entry(endpoint: Endpoint) -> Entry:
-        return Entry(endpoint, EMBEDDING, Batched(endpoint, functools.partial(run_sentences, embedder)))
+    def together(items: int) -> object:
+        return embedder.embed([TRIAL_TEXT] * items)
 
-    return predicted, functools.partial(embedder.embed, [TRIAL_TEXT]), entry
+    def entry(endpoint: Endpoint, batching: Batching) -> Entry:
+        run = functools.partial(run_sentences, embedder)
+        return Entry(endpoint, EMBEDDING, Batched(endpoint, run, batching, length=TRIAL_LENGTH, stop=embedder.stop))
+
+    return Built(predicted, functools.partial(together, 1), entry, together)
 
 
 def _text(folder: Path, manifest: Manifest, variant: Variant) -> Built:
@@ -99,12 +153,12 @@ def _text(folder: Path, manifest: Manifest, variant: Variant) -> Built:
         while engine.active:
             engine.step()
 
-    def entry(endpoint: Endpoint) -> Entry:
+    def entry(endpoint: Endpoint, batching: Batching) -> Entry:
         return Entry(endpoint, TEXT, Slotted(endpoint, engine), text=text, context=engine.context)
 
     # The first token comes with the prompt.
     predicted = variant.curve.seconds(prompt_tokens=TRIAL_PROMPT, output_tokens=TRIAL_TOKENS - 1)
-    return predicted, trial, entry
+    return Built(predicted, trial, entry)
 
 
 BUILDERS: Mapping[str, Callable[[Path, Manifest, Variant], Built]] = {

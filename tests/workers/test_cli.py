@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from policies.records import MarginalPrice, TokenPrice
 from workers import app, cli
 from workers.config import ConfigError
+from workers.forming import FixedDelay
 
 
 @pytest.fixture
@@ -39,6 +40,7 @@ def test_serve_takes_every_option(invoke):
         *("--accelerator", "one core", "--power-watts", "15", "--id", "w1", "--host", "0.0.0.0", "--port", "9000"),
         *("--grpc-port", "9001", "--advertise-grpc", "w1:9001"),
         *("--advertise", "w1:9000", "--redis", "redis://r", "--key", "k", "--queue-limit", "9", "--drain-seconds", "3"),
+        *("--batching", "fixed_delay:2"),
     )
     place = config.placement
     assert (result.exit_code, result.stdout) == (0, "ready http://x\n")
@@ -50,6 +52,7 @@ def test_serve_takes_every_option(invoke):
     assert (place.advertise, place.advertise_grpc) == ("w1:9000", "w1:9001")
     assert (place.redis, str(place.key)) == ("redis://r", "k")
     assert (config.queue_limit, config.drain_seconds) == (9, 3)
+    assert config.batching == FixedDelay(ms=2.0)
 
 
 def test_attach_takes_every_option(invoke):

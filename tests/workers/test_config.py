@@ -9,6 +9,7 @@ from policies.records import MarginalPrice, ReservedPrice, Scope, TokenPrice, Wo
 from tests.workers.fakes import endpoint
 from workers import config
 from workers.config import ConfigError, Placement
+from workers.forming import Alone, FixedDelay, FixedWindow, Slack
 
 
 def record(address="127.0.0.1:80", **place):
@@ -111,3 +112,22 @@ def test_a_bad_key_file_says_how_to_make_one(tmp_path):
     for name in ("text.pem", "curve.pem", "absent.pem"):
         with pytest.raises(ConfigError, match=rf"{name}.*isochrone keys new worker"):
             config.load_key(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("rule", "batching"),
+    [
+        ("slack", Slack()),
+        ("none", Alone()),
+        ("fixed_window:5", FixedWindow(ms=5.0)),
+        ("fixed_delay:0.5", FixedDelay(ms=0.5)),
+    ],
+)
+def test_batching_rules(rule, batching):
+    assert config.batching(rule) == batching
+
+
+@pytest.mark.parametrize("rule", ["", "fast", "slack:5", "fixed_delay", "fixed_delay:", "fixed_delay:-1", "none:0"])
+def test_other_batching_rules_are_refused(rule):
+    with pytest.raises(ConfigError, match=r"--batching .* give slack, none, fixed_window:MS or fixed_delay:MS"):
+        config.batching(rule)

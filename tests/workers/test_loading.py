@@ -7,6 +7,7 @@ import pytest
 from workers import loading, manifest
 from workers.catalog import TENSOR, TEXT
 from workers.engines.embed import Embedded
+from workers.forming import Alone
 from workers.manifest import ManifestError
 from workers.queue import Result
 from workers.runners import Batched, Slotted
@@ -26,12 +27,22 @@ def test_every_variant_of_a_manifest_is_served_with_its_quality():
     assert entry.inputs[0].datatype == "FP32"
 
 
-def test_the_curve_is_fitted_to_this_machine_as_a_whole():
-    entry = loading.catalog([DIGITS], ["fp32"]).entries()[0]
+def test_the_curve_is_fitted_to_this_machine_alone_and_in_company(monkeypatch):
+    """The fp32 digits of a machine where one takes twice what the manifest says, and full batches the same."""
     told = manifest.read(DIGITS).variant("fp32").curve
-    by = entry.endpoint.curve.base / told.base
-    assert by > 0
-    assert entry.endpoint.curve.item == pytest.approx(told.item * by)
+    factors = iter([2.0, 0.5])
+    monkeypatch.setattr(loading.calibrate, "factor", lambda *_: next(factors))
+    entry = loading.catalog([DIGITS], ["fp32"]).entries()[0]
+    curve = entry.endpoint.curve
+    assert curve.base == pytest.approx(2 * told.base)
+    assert curve.seconds(items=32) == pytest.approx(told.seconds(items=32))
+
+
+def test_trials_are_made_in_company_where_an_engine_call_takes_several(monkeypatch):
+    tried = []
+    monkeypatch.setattr(loading.calibrate, "factor", lambda predicted, trial, *_: tried.append(trial()) or 1.0)
+    loading.catalog([DIGITS], ["fp32"])
+    assert [len(each["probabilities"]) for each in tried] == [1, 32]
 
 
 def test_the_named_variants_are_served_in_their_order():
@@ -87,3 +98,43 @@ def test_a_manifest_that_lacks_what_its_engine_needs_says_so(tmp_path):
         path.write_text(json.dumps(told))
         with pytest.raises(ManifestError, match=needed):
             loading.catalog([path])
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """The digits where a test may spoil them: their manifest, as a dict to be changed and written."""
+    folder = tmp_path / "digits"
+    shutil.copytree(DIGITS.parent, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    return folder / DIGITS.name
+
+
+def test_a_missing_file_is_named_with_its_field(copied):
+    (copied.parent / "digits.int8.onnx").unlink()
+    with pytest.raises(
+        ManifestError, match=r"digits\.manifest\.json: \$\.variants\[int8\]\.file: .*int8\.onnx is missing"
+    ):
+        loading.catalog([copied])
+    assert list(loading.catalog([copied], ["fp32"]).models["digits"]) == ["fp32"], "the others are served"
+
+
+def test_a_model_larger_than_memory_is_refused_before_it_is_loaded(copied, monkeypatch):
+    monkeypatch.setattr(loading.memory, "available", lambda: 100_000)
+    with pytest.raises(
+        ManifestError, match=r"\$\.variants\[fp32\]\.file: .* takes about 1 MB .* 0 MB is free: serve fewer"
+    ):
+        loading.catalog([copied], ["fp32"])
+
+
+def test_a_file_that_the_engine_cannot_read_is_named_with_its_field(copied):
+    broken = copied.parent / "digits.fp32.onnx"
+    broken.write_bytes(b"no graph")
+    told = json.loads(copied.read_text())
+    told["variants"][0]["sha256"] = manifest.digest(broken)
+    copied.write_text(json.dumps(told))
+    with pytest.raises(ManifestError, match=r"\$\.variants\[fp32\]\.file: .*cannot load it"):
+        loading.catalog([copied], ["fp32"])
+
+
+def test_batching_is_as_told():
+    entry = loading.catalog([DIGITS], ["fp32"], Alone()).entries()[0]
+    assert entry.runner._batching == Alone()

@@ -40,6 +40,7 @@ class Embedder:
         self._tokenizer.enable_truncation(context)
         self.inputs, self.outputs = self._engine.inputs, self._engine.outputs
         self.run = self._engine.run
+        self.stop = self._engine.stop
         self.width = self.outputs[0].shape[-1]
 
     def count(self, text: str) -> int:
