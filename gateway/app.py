@@ -100,6 +100,7 @@ class Gateway:
         clock = time.monotonic
         self.telemetry = Telemetry()
         self.fleet = Fleet(rng, config.health)
+        self.fleet.weigh(built.routes.extra)
         self.roster = Roster(urls, built.verify, self.observe, self.telemetry.count, self._verify)
         self.registry = Registry(urls, self.roster, self.telemetry.count, identity, self._rtts, rng, clock)
         self.probes = Probes(
@@ -189,6 +190,7 @@ class Gateway:
         router.adopt(plane.router)
         built.routes.adopt(plane.routes)
         plane.router, plane.routes = router, built.routes
+        self.fleet.weigh(built.routes.extra)
         built.locator.adopt(plane.locator)
         plane.keys, plane.locator, plane.steering = built.keys, built.locator, built.steering
         plane.limits, plane.decision_headers = config.limits, config.decision_headers

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
 
 from gateway import configfile
 from gateway.configfile import ConfigError as ConfigError  # what `load` and `check` raise
+from gateway.routeconfig import UNKNOWN, Glob, Pattern, PositiveS, RouteConfig, Section
 from policies.config import PolicyConfig
 from policies.estimate import CLASSES
 from policies.health import HealthConfig
@@ -28,22 +28,13 @@ from policies.records import Id, allowed_address
 from policies.request import Infeasible
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
-PositiveMs = Annotated[float, Meta(gt=0, le=86_400_000)]
-PositiveS = Annotated[float, Meta(gt=0, le=86_400)]
 Bytes = Annotated[int, Meta(ge=1, le=2**31)]
-Pattern = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._*?-]+\Z", max_length=64)]
-"""A region name or shell-style pattern, with the characters `x-allow-regions` takes."""
-Country = Annotated[str, Meta(pattern=r"\A([A-Z]{2}|default)\Z")]
-Glob = Annotated[str, Meta(min_length=1, max_length=128)]
+Grams = Annotated[float, Meta(ge=0, le=5000)]
 EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 (compared with, not bound to)
 """Hosts that mean every address of this machine."""
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A part of the file: immutable, and strict about names."""
-
-
-class Listen(_Section, frozen=True):
+class Listen(Section, frozen=True):
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Port = 8080
     """0 lets the system choose; the ready line says which."""
@@ -55,7 +46,7 @@ class Control(Listen, frozen=True):
     port: Port = 8081
 
 
-class ClientKey(_Section, frozen=True):
+class ClientKey(Section, frozen=True):
     """A client's key, as `isochrone keys new client` prints it. The secret itself is nowhere in the file."""
 
     id: Id
@@ -69,12 +60,12 @@ class ClientKey(_Section, frozen=True):
     """Where its requests may run; empty for anywhere the route allows."""
 
 
-class AdminKey(_Section, frozen=True):
+class AdminKey(Section, frozen=True):
     id: Id
     hash: Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
-class WorkerKey(_Section, frozen=True):
+class WorkerKey(Section, frozen=True):
     """An Ed25519 public key and what its holder may register."""
 
     id: Id
@@ -88,7 +79,7 @@ class WorkerKey(_Section, frozen=True):
     or name, link-local ones excepted: then whoever holds the key says where prompts are sent."""
 
 
-class AuthConfig(_Section, frozen=True):
+class AuthConfig(Section, frozen=True):
     pepper: str = ""
     """Key of the hashes, so that a copied file alone does not let anybody test guesses. Secrets are 256 random bits,
     so that none is needed against guessing."""
@@ -96,72 +87,19 @@ class AuthConfig(_Section, frozen=True):
     admins: tuple[AdminKey, ...] = ()
 
 
-class RegistryConfig(_Section, frozen=True):
+class RegistryConfig(Section, frozen=True):
     keys: tuple[WorkerKey, ...] = ()
     """Who may register workers. Without any, unsigned records pass, which `check` allows on loopback only."""
 
 
-class Match(_Section, frozen=True):
-    model: Glob = "*"
-
-
-class Deadline(_Section, frozen=True):
-    """What a request gets that asks for nothing itself. Without any of them it is patient."""
-
-    total_ms: PositiveMs | None = None
-    ttft_ms: PositiveMs | None = None
-    tpot_ms: PositiveMs | None = None
-    probability: float = 0.95
-    """One of `CLASSES`."""
-
-
-class Quality(_Section, frozen=True):
-    """Relative to the reference variant (1.0)."""
-
-    want: Annotated[float, Meta(ge=0, le=2)] = 0.0
-    """Preferred while some node can make the deadline with it."""
-    min: Annotated[float, Meta(ge=0, le=2)] = 0.0
-    """Never below this."""
-
-
-class Regions(_Section, frozen=True):
-    """Where a route's requests may run. `allow`, the client's key and header, and its country's row must all agree."""
-
-    allow: tuple[Pattern, ...] = ()
-    by_country: dict[Country, Annotated[tuple[Pattern, ...], Meta(min_length=1)]] = {}
-    """ISO 3166 country of the client, or `default` for every other and for unknown."""
-    residency: Literal["strict", "known"] = "strict"
-    """Where `by_country` has no row for a client: `strict` refuses it (fail closed), `known` leaves it to `allow`."""
-
-
-class RouteConfig(_Section, frozen=True):
-    match: Match = Match()
-    policy: str | PolicyConfig = "cheapest_in_deadline"
-    """A preset, a name under `policies:`, or a policy written out."""
-    deadline: Deadline = Deadline()
-    quality: Quality = Quality()
-    regions: Regions = Regions()
-    when_infeasible: Annotated[tuple[Infeasible, ...], Meta(min_length=1)] = (
-        Infeasible.DEGRADE,
-        Infeasible.BEST_EFFORT,
-    )
-    patience_s: PositiveS = 60.0
-    """Longest predicted wait that a request without any deadline is sent behind."""
-    pure: bool = True
-    """Whether an attempt that may have been executed may be repeated elsewhere."""
-    output_tokens: Annotated[float, Meta(ge=0, le=1e6)] = 200.0
-    """Answer length expected of a request that says nothing: the mean of the 12,910 conversation answers in Azure's
-    2023 inference trace is 202 tokens."""
-
-
-class GeoConfig(_Section, frozen=True):
+class GeoConfig(Section, frozen=True):
     path: Annotated[str, Meta(min_length=1)]
     """A MaxMind database (country or city), or one of the ip-location-db project. Swapped in when the file changes."""
     max_age_s: Annotated[float, Meta(gt=0)] | None = None
     """A database built longer ago than this says nothing any more."""
 
 
-class Site(_Section, frozen=True):
+class Site(Section, frozen=True):
     """A gateway clients may be steered to."""
 
     url: Annotated[str, Meta(pattern=r"\Ahttps?://[!-~]+\Z", max_length=512)]
@@ -169,11 +107,11 @@ class Site(_Section, frozen=True):
     longitude: Annotated[float, Meta(ge=-180, le=180)]
 
 
-class ProbesConfig(_Section, frozen=True):
+class ProbesConfig(Section, frozen=True):
     interval_s: PositiveS = 1.0
 
 
-class Limits(_Section, frozen=True):
+class Limits(Section, frozen=True):
     """What one connection or request may take."""
 
     head_bytes: Bytes = 32 * 1024
@@ -193,7 +131,7 @@ class Limits(_Section, frozen=True):
     connections: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
 
 
-class Upstream(_Section, frozen=True):
+class Upstream(Section, frozen=True):
     source_address: str | None = None
     """Local address of connections to workers."""
     connect_timeout_s: PositiveS = 0.3
@@ -203,7 +141,7 @@ class Upstream(_Section, frozen=True):
     """Per worker."""
 
 
-class DecisionLogConfig(_Section, frozen=True):
+class DecisionLogConfig(Section, frozen=True):
     """A sampled log of decisions, for `isochrone simulate --replay`. No bodies, no prompts, no keys."""
 
     path: Annotated[str, Meta(min_length=1)]
@@ -217,22 +155,24 @@ class DecisionLogConfig(_Section, frozen=True):
     """How a record names its tenant; `hashed` is keyed with `auth.pepper`, without which names can be guessed."""
 
 
-class GatewayConfig(_Section, frozen=True):
+class GatewayConfig(Section, frozen=True):
     id: Id = "gateway"
     region: Id = "local"
     listen: Listen = Listen()
     control: Control = Control()
     redis: str | None = None
     """One registry for all regions."""
-    registries: dict[Id, str] = {}
+    registries: dict[Id, str] = field(default_factory=dict)
     """Region -> URL of its own registry."""
     auth: AuthConfig = AuthConfig()
     registry: RegistryConfig = RegistryConfig()
     routes: tuple[RouteConfig, ...] = (RouteConfig(),)
     """The first that matches a request's model is its route."""
-    policies: dict[Id, PolicyConfig] = {}
+    policies: dict[Id, PolicyConfig] = field(default_factory=dict)
+    carbon_g_per_kwh: dict[Pattern, Grams] = field(default_factory=dict)
+    """Region -> grams of CO2 per kilowatt-hour, for workers whose record does not say; the first that matches."""
     geoip: GeoConfig | None = None
-    regions: dict[Id, Site] = {}
+    regions: dict[Id, Site] = field(default_factory=dict)
     """Region -> the gateway there, for steering."""
     probes: ProbesConfig = ProbesConfig()
     health: HealthConfig = HealthConfig()
@@ -286,7 +226,14 @@ def check(config: GatewayConfig) -> None:
 
 def notes(config: GatewayConfig) -> list[str]:
     """What is allowed and yet may not do what its author expects, a sentence each."""
-    return [
+    found = [
+        f"$.routes[{index}].regions.by_country: no client's country is known without `geoip`: give one, or a row "
+        f"`unknown`; else every request is refused"
+        for index, route in enumerate(config.routes)
+        if config.geoip is None and route.regions.by_country and route.regions.residency == "strict"
+        and UNKNOWN not in route.regions.by_country
+    ]  # fmt: skip
+    return found + [
         f"$.routes[{index}].when_infeasible: `hold` acts as best_effort: there is no queue in the gateway"
         for index, route in enumerate(config.routes)
         if Infeasible.HOLD in route.when_infeasible
@@ -373,6 +320,10 @@ def _bad_routes(config: GatewayConfig) -> Faults:
         if isinstance(route.policy, str) and route.policy not in known:
             yield ConfigError(
                 f"{path}.policy", f"no policy {route.policy!r}: {configfile.suggest(route.policy, known)}"
+            )
+        if route.shadow is not None and route.shadow not in known:
+            yield ConfigError(
+                f"{path}.shadow", f"no policy {route.shadow!r}: {configfile.suggest(route.shadow, known)}"
             )
         hidden = next((earlier for earlier in patterns if fnmatch.fnmatchcase(route.match.model, earlier)), None)
         if hidden is not None:

@@ -28,6 +28,8 @@ CACHED_PLACES = 65_536
 """Networks remembered (a /24 or /48 each); a lookup costs some 30 us, a hit below 1 us."""
 CLAIMS = (b"x-forwarded-for", b"forwarded")
 """Headers in which proxies name the client; where both came, the first counts."""
+NO_COUNTRIES = frozenset({"AP", "EU", "XX", "ZZ"})
+"""What databases write for "somewhere in Asia", "somewhere in Europe" and "nowhere known"."""
 MAX_HOPS = 32
 """Proxies in one forwarding header; more is nobody's real chain."""
 
@@ -111,15 +113,16 @@ class Locator:
     # Whose address.
 
     def _client(self, peer: str, forwarded: bytes | None) -> bytes | None:
-        """The rightmost address that no trusted proxy has: what stands left of it could be forged."""
+        """The rightmost address that no trusted proxy has: what stands left of it could be forged. Where all are
+        proxies', nobody knows the client's: a proxy's own country is not its clients'."""
         address = _packed(peer)
-        if address is None or forwarded is None or not self._trusts(address):
+        if address is None or not self._trusts(address):
             return address
-        for hop in reversed(_hops(forwarded)[-MAX_HOPS:]):
+        for hop in reversed(_hops(forwarded or b"")[-MAX_HOPS:]):
             address = _packed(hop)
             if address is None or not self._trusts(address):
                 return address
-        return address
+        return None
 
     def _trusts(self, address: bytes) -> bool:
         number, size = int.from_bytes(address, "big"), len(address)
@@ -200,6 +203,8 @@ def _flat(reader: maxminddb.Reader) -> Lookup:
 def _place(country: object, latitude: object, longitude: object) -> Place:
     """Keep what is plausible; coordinates only in pairs."""
     known = country if isinstance(country, str) and re.fullmatch("[A-Z]{2}", country) else None
+    if known in NO_COUNTRIES:
+        known = None
     if not (isinstance(latitude, int | float) and isinstance(longitude, int | float)):
         return Place(known) if known else UNKNOWN
     if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):

@@ -13,21 +13,26 @@ from msgspec.structs import replace
 from gateway import config as configuration
 from gateway.auth import Client
 from gateway.body import Body, Kind
-from gateway.config import GatewayConfig, RouteConfig
+from gateway.config import GatewayConfig
 from gateway.openai.headers import Asked
+from gateway.routeconfig import DEFAULT, UNKNOWN, Regions, RouteConfig
+from policies import cost
+from policies.cost import Terms
 from policies.lengths import Length, Lengths
 from policies.reason import Reason
+from policies.records import Worker
 from policies.request import ANY, INFINITE, Infeasible, Request, Selection, Shed, Sort
 from policies.router import Policy
 
 CACHED_MODELS = 4096
 """Model names whose route is remembered. Clients choose the names, so the memory for them is bounded."""
 CACHED_SELECTIONS = 4096
+NO_TERMS = Terms()
 
 FLEX, PRIORITY = "flex", "priority"
 """OpenAI's `service_tier` values that mean something here; the others ask for the default."""
 
-Regions = tuple[tuple[str, ...], ...]
+Groups = tuple[tuple[str, ...], ...]
 
 
 class _Route:
@@ -40,6 +45,7 @@ class _Route:
         self.total = _seconds(deadline.total_ms)
         self.ttft = _seconds(deadline.ttft_ms)
         self.tpot = _seconds(deadline.tpot_ms)
+        self.terms = Terms(config.cost.energy_usd_per_kwh, config.cost.carbon_usd_per_kg)
 
 
 def _seconds(milliseconds: float | None) -> float:
@@ -115,9 +121,10 @@ class Routes:
                 self._named[inline], policy = policy, inline
             self._routes.append(_Route(route, policy))
         self._from_client = config.deadline_from == "client"
+        self._carbon = config.carbon_g_per_kwh
         self._lengths = Lengths()
         self._by_model: dict[str, _Route | None] = {}
-        self._selections: dict[tuple[Regions, tuple[str, ...]], Selection] = {}
+        self._selections: dict[tuple[Groups, tuple[str, ...], bool], Selection] = {}
 
     def adopt(self, earlier: Routes) -> None:
         """Keep what was learned under an earlier configuration."""
@@ -126,6 +133,18 @@ class Routes:
     def policies(self) -> dict[str, Policy]:
         """Every policy that can be named, built: the presets, those of the configuration, those inside routes."""
         return {name: policy.build() for name, policy in self._named.items()}
+
+    def extra(self, model: str, worker: Worker) -> float:
+        """US dollars per accelerator second that a model's route counts beside a worker's price."""
+        route = self._find(model)
+        if route is None or route.terms == NO_TERMS:
+            return 0.0
+        return cost.drawn(worker, route.terms, self._grams(worker.region))
+
+    def _grams(self, region: str) -> float | None:
+        """Of CO2 per kilowatt-hour in a region, where the configuration says."""
+        table = self._carbon.items()
+        return next((grams for pattern, grams in table if fnmatch.fnmatchcase(region, pattern)), None)
 
     def pure(self, model: str) -> bool:
         """Whether an attempt that may have been executed may be repeated."""
@@ -202,22 +221,24 @@ class Routes:
         self, route: _Route, asked: Asked, body: Body, client: Client, country: str | None
     ) -> Selection | Shed:
         """Which nodes may serve it. Equal ones are one object, so that the fleet's cache finds them fast."""
-        at_home = _residency(route.config, country)
+        at_home = _residency(route.config.regions, country)
         if at_home is None:
-            return Shed(Reason.REGION_LOCKED, "This model keeps data in the client's country, which is not known here.")
+            return Shed(Reason.REGION_LOCKED, _HOMELESS if country is None else _NO_HOME.format(country))
         regions = tuple(
             group for group in (route.config.regions.allow, client.regions, at_home, asked.regions) if group
         )
         provider = body.provider
         variants = body.variants or (provider.quantizations if provider else ())
-        if not regions and not variants and provider is None:
+        if not regions and not variants and provider is None and not body.grpc:
             return ANY
-        key = (regions, variants)
+        key = (regions, variants, body.grpc)
         selection = self._selections.get(key)
         if selection is None:
             if len(self._selections) >= CACHED_SELECTIONS:
                 self._selections.clear()
-            selection = self._selections[key] = Selection(variants=variants, regions=regions)
+            selection = self._selections[key] = Selection(
+                variants=variants, regions=regions, grpc=body.grpc
+            )
         if provider is None:
             return selection
         return replace(
@@ -247,15 +268,20 @@ def _forbidden(client: Client, model: str, priority: str, asked: Asked) -> Shed 
     return None
 
 
-def _residency(config: RouteConfig, country: str | None) -> tuple[str, ...] | None:
+_HOMELESS = "This model's data stay near its client, and nobody here can tell which country this client is in."
+_NO_HOME = "This model's data stay near its client, and no region is allowed for clients in {}."
+
+
+def _residency(regions: Regions, country: str | None) -> tuple[str, ...] | None:
     """The country's row: () when it binds nobody, None when the request must not run anywhere (fail closed)."""
-    rows = config.regions.by_country
+    rows, strict = regions.by_country, regions.residency == "strict"
     if not rows:
         return ()
-    row = rows.get(country or "default") or rows.get("default")
-    if row is None:
-        return None if config.regions.residency == "strict" else ()
-    return row
+    if country is not None:
+        row = rows.get(country) or rows.get(DEFAULT)
+    else:
+        row = rows.get(UNKNOWN) or (None if strict else rows.get(DEFAULT))
+    return row if row is not None or strict else ()
 
 
 def _asked_or(asked: float | None, default: float, flex: bool) -> float:

@@ -16,6 +16,8 @@ from policies.records import Worker
 from policies.request import Selection
 
 Mask = npt.NDArray[np.bool_]
+NO_GRPC = "No node that would do is reached over gRPC, only over HTTP: POST it to /v2/models/MODEL/infer."
+"""For a client whose selection only leaves others."""
 KEPT = 64
 """Distinct selections whose masks are kept per model: one per route and constraint in use, not one per request."""
 
@@ -60,6 +62,8 @@ class Masks:
             mask &= ~self.named(selection.ignore)
         if selection.variants:
             mask &= np.fromiter((node.endpoint.variant in selection.variants for node in nodes), np.bool_, len(nodes))
+        if selection.grpc:
+            mask &= np.fromiter((node.worker.grpc_address is not None for node in nodes), np.bool_, len(nodes))
         return mask
 
     def reaching(self, quality: float) -> Mask:
@@ -97,9 +101,12 @@ def allows(selection: Selection, node: Node) -> bool:
         and in_regions(selection, worker.region)
         and (not selection.only or not names_of(worker).isdisjoint(selection.only))
         and names_of(worker).isdisjoint(selection.ignore)
+        and not (selection.grpc and worker.grpc_address is None)
     )
 
 
 def in_regions(selection: Selection, region: str) -> bool:
-    """Whether a region matches a pattern of every group."""
-    return all(any(fnmatch.fnmatchcase(region, p) for p in group) for group in selection.regions)
+    """Whether a region matches a pattern of every group. A node that does not say where it is matches none."""
+    return (region != "" or not selection.regions) and all(
+        any(fnmatch.fnmatchcase(region, p) for p in group) for group in selection.regions
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -241,3 +242,16 @@ async def test_end_insists() -> None:
 def test_urls() -> None:
     assert url("127.0.0.1", 80) == "http://127.0.0.1:80"
     assert url("::1", 80) == "http://[::1]:80"
+
+
+async def test_what_a_route_weighs_beside_prices_follows_the_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text('registries: {eu-west: "redis://127.0.0.1:1"}\nroutes: [{cost: {energy_usd_per_kwh: 3.6}}]\n')
+    gateway = Gateway(configuration.load(path), path)
+    record = msgspec.structs.replace(worker("w1"), power_watts=1000.0)
+    gateway.roster.record("eu-west", None, seal_worker(record), 1.0)
+    (node,) = gateway.fleet.nodes()
+    assert node.extra == pytest.approx(1e-3), "a kilowatt for a second"
+    path.write_text('registries: {eu-west: "redis://127.0.0.1:1"}\n')
+    assert await gateway.reload.reload()
+    assert node.extra == 0.0

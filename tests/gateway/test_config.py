@@ -6,18 +6,16 @@ import pytest
 from gateway.config import (
     ConfigError,
     Control,
-    Deadline,
     GatewayConfig,
+    GeoConfig,
     Listen,
-    Match,
-    Regions,
-    RouteConfig,
     check,
     load,
     loopback,
     notes,
     presets,
 )
+from gateway.routeconfig import Cost, Deadline, Match, Regions, RouteConfig
 from policies.config import PolicyConfig
 from policies.request import Infeasible
 
@@ -39,6 +37,9 @@ policies:
 routes:
   - match: {{model: "chat-*"}}
     policy: mine
+    shadow: p2c
+    shadow_share: 0.5
+    cost: {{carbon_usd_per_kg: 0.1, energy_usd_per_kwh: 0.2}}
     deadline: {{total_ms: 4000, ttft_ms: 400, tpot_ms: 50, probability: 0.98}}
     quality: {{want: 1.0, min: 0.98}}
     regions: {{allow: ["eu-*"], residency: strict, by_country: {{DE: ["eu-*"], NO: ["eu-north*"], default: ["*"]}}}}
@@ -47,6 +48,7 @@ routes:
     pure: false
     output_tokens: 32
   - policy: {{balancer: {{kind: nearest}}}}
+carbon_g_per_kwh: {{eu-north: 20, "eu-*": 300}}
 geoip: {{path: city.mmdb, max_age_s: 864000}}
 regions: {{eu-west: {{url: "https://eu.example", latitude: 53.3, longitude: -6.2}}}}
 probes: {{interval_s: 0.5}}
@@ -81,6 +83,8 @@ def test_every_field_is_read(tmp_path):
     assert first.deadline == Deadline(total_ms=4000, ttft_ms=400, tpot_ms=50, probability=0.98)
     assert first.when_infeasible == (Infeasible.DEGRADE, Infeasible.REJECT)
     assert first.regions.by_country["NO"] == ("eu-north*",)
+    assert (first.shadow, first.shadow_share) == ("p2c", 0.5)
+    assert first.cost == Cost(carbon_usd_per_kg=0.1, energy_usd_per_kwh=0.2)
     assert second.match.model == "*"
     assert isinstance(second.policy, PolicyConfig)
     assert config.auth.clients[0].tenant == "acme"
@@ -118,7 +122,11 @@ def test_the_presets_shipped():
         ("routes:\n- deadline:\n    total_ms: 0\n", 3, "$.routes[0].deadline.total_ms", "> 0"),
         ("routes:\n- deadline:\n    total: 5\n", 3, "$.routes[0].deadline.total", "`total_ms`"),
         ("routes:\n- deadline:\n    total_ms: 5s\n", 3, "$.routes[0].deadline.total_ms", "`float"),
-        ("routes:\n- cost: {}\n", 2, "$.routes[0].cost", "unknown field"),
+        ("routes:\n- costs: {}\n", 2, "$.routes[0].costs", "`cost`"),
+        ("routes:\n- cost: {carbon_usd_per_kg: -1}\n", 2, "$.routes[0].cost.carbon_usd_per_kg", ">= 0"),
+        ("routes:\n- shadow: zzz\n", 2, "$.routes[0].shadow", "`round_robin`"),
+        ("routes:\n- shadow_share: 2\n", 2, "$.routes[0].shadow_share", "<= 1"),
+        ("carbon_g_per_kwh: {eu: -1}\n", 1, "$.carbon_g_per_kwh.eu", ">= 0"),
         ("routes:\n- regions: {by_country: {Germany: ['eu']}}\n", 2, "$.routes[0].regions.by_country", "bad key"),
         ("routes:\n- regions: {by_country: {DE: []}}\n", 2, "$.routes[0].regions.by_country.DE", "length >= 1"),
         ("routes:\n- regions: {residency: strictly}\n", 2, "$.routes[0].regions.residency", "did you mean `strict`?"),
@@ -190,3 +198,13 @@ def test_hold_is_allowed_and_noted():
     (note,) = notes(GatewayConfig(routes=routes))
     assert note.startswith("$.routes[1].when_infeasible: `hold` acts as best_effort")
     assert notes(GatewayConfig()) == []
+
+
+def test_strict_residency_with_nobody_to_tell_countries_is_noted():
+    strict = RouteConfig(regions=Regions(by_country={"DE": ("eu",)}))
+    (note,) = notes(GatewayConfig(routes=(strict,)))
+    assert note.startswith("$.routes[0].regions.by_country: no client's country is known without `geoip`")
+    placed = RouteConfig(regions=Regions(by_country={"DE": ("eu",), "unknown": ("eu",)}))
+    known = RouteConfig(regions=Regions(by_country={"DE": ("eu",)}, residency="known"))
+    assert notes(GatewayConfig(routes=(placed,))) == notes(GatewayConfig(routes=(known,))) == []
+    assert notes(GatewayConfig(routes=(strict,), geoip=GeoConfig(path="x.mmdb"))) == []

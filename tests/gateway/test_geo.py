@@ -12,9 +12,9 @@ from gateway import geo
 from gateway.geo import UNKNOWN, Locator, Place
 
 PROXY = "10.0.0.1"
-TRUSTED = ("10.0.0.0/8", "fd00::/8")
+TRUSTED = ("10.0.0.0/8", "fd00::/8", "5.6.8.0/24")
 BERLIN = Place("DE", 52.5, 13.4)
-NETWORKS = {"81.2.69.0/24": "DE", "5.6.7.0/24": "US", "2001:db8::/32": "JP"}
+NETWORKS = {"81.2.69.0/24": "DE", "5.6.7.0/24": "US", "5.6.8.0/24": "US", "2001:db8::/32": "JP"}
 SPOTS = {"DE": (52.5, 13.4), "US": (39.0, -77.5), "JP": (35.7, 139.7)}
 
 
@@ -105,6 +105,12 @@ def test_values_that_make_no_sense_are_left_out(tmp_path):
         return {"country_code": "Germany", "latitude": 1000.0, "longitude": 0.0}
 
     locator = Locator(str(write(tmp_path / "x.mmdb", "city ipv4", odd)))
+    assert locator.locate("81.2.69.142", None) is UNKNOWN
+
+
+@pytest.mark.parametrize("code", ["EU", "AP", "ZZ"])
+def test_a_code_that_is_no_country_is_none(tmp_path, code):
+    locator = Locator(str(write(tmp_path / "x.mmdb", "country ipv4", lambda country: {"country_code": code})))
     assert locator.locate("81.2.69.142", None) is UNKNOWN
 
 
@@ -205,6 +211,9 @@ def test_places_are_remembered_by_network_and_bounded(database, monkeypatch):
         (PROXY, b"", None),
         (PROXY, b"81.2.69.142,", None),
         (PROXY, b"10.0.0.5, 10.0.0.6", None),
+        ("5.6.8.1", None, None),  # a proxy with a country, and a client that it does not name
+        ("5.6.8.1", b"5.6.8.1", None),
+        ("5.6.8.1", b"2001:db8::1", "JP"),
         (PROXY, b"81.2.69.142:4711", "DE"),
         (PROXY, b"[2001:db8::1]:4711", "JP"),
         (PROXY, b"2001:db8::1", "JP"),

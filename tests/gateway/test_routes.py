@@ -9,9 +9,11 @@ from gateway.body import Body, Kind, Provider
 from gateway.config import GatewayConfig
 from gateway.openai.headers import NOTHING, Asked
 from gateway.routes import Plan, Routes
+from policies.cost import UNKNOWN_GRAMS
 from policies.reason import Reason
 from policies.request import ANY, INFINITE, Infeasible, Request, Shed, Sort
 from policies.router import Policy
+from tests.gateway.members import worker
 
 CHAT = Body(kind=Kind.CHAT, model="chat-1", bytes=100, prompt_tokens=10.0)
 STRICT = {"allow": ["eu-*"], "by_country": {"DE": ["eu-*"], "US": ["us-*"]}}
@@ -251,7 +253,11 @@ def test_equal_selections_are_one_object(monkeypatch):
         ("strict", {"DE": ["eu-*"]}, "FR", None),
         ("strict", {"DE": ["eu-*"]}, None, None),
         ("strict", {"DE": ["eu-*"], "default": ["us-*"]}, "FR", ("us-*",)),
-        ("strict", {"DE": ["eu-*"], "default": ["us-*"]}, None, ("us-*",)),
+        ("strict", {"DE": ["eu-*"], "default": ["us-*"]}, None, None),  # who cannot be placed may be German
+        ("strict", {"default": ["us-*"], "unknown": ["eu-*"]}, None, ("eu-*",)),
+        ("strict", {"unknown": ["eu-*"]}, "FR", None),
+        ("known", {"DE": ["eu-*"], "default": ["us-*"]}, None, ("us-*",)),
+        ("known", {"DE": ["eu-*"], "default": ["us-*"], "unknown": ["eu-*"]}, None, ("eu-*",)),
         ("known", {"DE": ["eu-*"]}, "DE", ("eu-*",)),
         ("known", {"DE": ["eu-*"]}, "FR", ()),
         ("known", {"DE": ["eu-*"]}, None, ()),
@@ -264,6 +270,38 @@ def test_residency_fails_closed(residency, rows, country, expected):
         assert refused(table, country=country).reason is Reason.REGION_LOCKED
     else:
         assert request(table, country=country).selection.regions == ((expected,) if expected else ())
+
+
+def test_a_refusal_for_residency_says_what_is_missing():
+    table = routes({"regions": {"by_country": {"DE": ["eu-*"]}}})
+    assert "which country" in refused(table).detail
+    assert "clients in FR" in refused(table, country="FR").detail
+
+
+def test_the_country_binds_whatever_the_client_asks_for():
+    table = routes({"regions": {"by_country": {"DE": ["eu-*"]}}})
+    asked = Asked(regions=("us-*",))
+    preferred = body(provider=Provider(order=("us-east",), only=("us-east",)))
+    assert request(table, asked=asked, country="DE").selection.regions == (("eu-*",), ("us-*",))
+    assert request(table, body=preferred, country="DE").selection.regions == (("eu-*",),)
+
+
+# What is weighed beside the price.
+
+
+def test_a_routes_terms_are_counted_by_power_and_the_regions_electricity():
+    priced = {"match": {"model": "chat-*"}, "cost": {"carbon_usd_per_kg": 1.0, "energy_usd_per_kwh": 0.1}}
+    table = routes(priced, {}, carbon_g_per_kwh={"eu-north": 20.0, "eu-*": 300.0})
+
+    def extra(model: str, region: str) -> float:  # dollars an hour at a kilowatt
+        record = msgspec.structs.replace(worker("w", region), power_watts=1000.0)
+        return table.extra(model, record) * 3600.0
+
+    assert extra("chat-1", "eu-north") == pytest.approx(0.1 + 0.02)
+    assert extra("chat-1", "eu-west") == pytest.approx(0.1 + 0.3)
+    assert extra("chat-1", "us-east") == pytest.approx(0.1 + UNKNOWN_GRAMS / 1e3), "unknown is not clean"
+    assert extra("other", "eu-west") == 0.0
+    assert routes({"match": {"model": "a"}}).extra("b", worker("w", "eu")) == 0.0
 
 
 # Sizes.

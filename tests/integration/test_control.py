@@ -121,7 +121,7 @@ def test_swapped_places_change_residency_and_steering(tmp_path):
     here = WorkerPlan(id="here", region="europe-west4", models=(MODEL,), variants=("fp32",), usd_per_hour=9)
     there = msgspec.structs.replace(here, id="there", region="us-central1", usd_per_hour=1)
     world = msgspec.structs.replace(scenario.load(), workers=(here, there))
-    by_country = {"DE": ["europe-*"], "US": ["us-*"], "default": ["*"]}
+    by_country = {"DE": ["europe-*"], "US": ["us-*"], "unknown": ["*"]}
     sites = {
         "europe-west4": {"url": "http://eu.example", "latitude": 53.4, "longitude": 6.8},
         "us-central1": {"url": "http://us.example", "latitude": 41.3, "longitude": -95.9},

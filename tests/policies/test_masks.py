@@ -1,6 +1,8 @@
+import msgspec
 import numpy as np
 import pytest
 
+from policies.masks import allows, in_regions
 from policies.request import Selection, WorkerGone
 from tests.fleets import MODEL, request, router, worker
 
@@ -34,3 +36,13 @@ def test_masks_follow_membership():
     assert columns.masks.selected(selection).tolist() == [True, False, True]
     r.observe(WorkerGone("w0"), 0.0)
     assert columns.masks.selected(selection).sum() == 1
+
+
+def test_a_node_that_does_not_say_where_it_is_fits_no_region_not_even_any():
+    nowhere, anywhere = Selection(regions=(("*",),)), Selection()
+    assert not in_regions(nowhere, "")
+    assert in_regions(anywhere, "")
+    assert in_regions(nowhere, "eu")
+    (node,) = router(worker("w")).fleet.nodes()
+    node.worker = msgspec.structs.replace(node.worker, region="")
+    assert not allows(nowhere, node)
