@@ -375,15 +375,18 @@ class Timings(msgspec.Struct, gc=False, frozen=True, kw_only=True):
     decode: float | None = None
     accel: float | None = None
     """Accelerator seconds charged to this request; a batch's time is split by item."""
+    batch: int | None = None
+    """Items in the engine call that answered it: for people and other tools, gateways don't read it."""
 
     def encode(self) -> str:
         """As a `Server-Timing` value (W3C: `name;dur=milliseconds`)."""
-        parts = ((name, getattr(self, name)) for name in self.__struct_fields__)
-        return ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in parts if seconds is not None)
+        parts = ((name, getattr(self, name)) for name in _TIMINGS.values())
+        said = ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in parts if seconds is not None)
+        return said if self.batch is None else f"{said}, batch;desc={self.batch}"
 
 
 NO_TIMINGS = Timings()
-_TIMINGS = {name.encode(): name for name in Timings.__struct_fields__}
+_TIMINGS = {name.encode(): name for name in ("queue", "prefill", "decode", "accel")}
 _MS = rb"((?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,9})?)"
 _USUAL_TIMINGS = re.compile(rb"queue;dur=%b, prefill;dur=%b, decode;dur=%b, accel;dur=%b" % (_MS, _MS, _MS, _MS))
 """As our own workers write all four: numbers that JSON takes too, which reads four in the time of one `float`."""

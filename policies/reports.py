@@ -15,7 +15,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from policies.records import Load, Rejected, Seconds, Worker
+from policies.records import Load, Rejected, Seconds, Timings, Worker
 
 REPORT_HEADER = "endpoint-load-metrics"
 REPORT_FORMAT_HEADER = "endpoint-load-metrics-format"
@@ -101,6 +101,19 @@ def encode_report(load: Load, utilization: float, rate: float) -> str:
         f'"kv_cache_usage_perc":{load.kv_use:.4g},{backlog}"tokens_waiting":{load.tokens_waiting},'
         f'"arrived":{load.arrived},"draining":{load.draining:d},"boot":{boot_mark(load.boot)},"seq":{load.seq}}}}}'
     )
+
+
+def with_cost(report: str, spent: Timings) -> str:
+    """A report of ours that says what its own request cost, too: ORCA's `request_cost`, which routers of other makes
+    read; our gateways take the same from `Server-Timing`."""
+    figures = {
+        "queue_seconds": spent.queue,
+        "compute_seconds": None if spent.prefill is None else spent.prefill + (spent.decode or 0.0),
+        "accelerator_seconds": spent.accel,
+        "batch_items": spent.batch,
+    }
+    said = ",".join(f'"{name}":{figure:.6g}' for name, figure in figures.items() if figure is not None)
+    return f'{report[:-1]},"request_cost":{{{said}}}}}'
 
 
 def decode_report(value: bytes) -> Report | Rejected:

@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
-from policies.records import Load
-from policies.reports import encode_report
+from policies.records import Load, Timings
+from policies.reports import encode_report, with_cost
 from workers.batcher import Batcher
 from workers.queue import Job, Queue
 from workers.runners import Batched, Runner, Slotted
@@ -77,8 +77,12 @@ class Gauges(Collector):
             arrived=self._batcher.accepted,
         )
 
-    def report(self) -> str:
-        """The load as an answer carries it (policies/reports.py)."""
+    def report(self, spent: Timings | None = None) -> str:
+        """The load as an answer carries it (policies/reports.py), with what that answer cost."""
+        report = self._current()
+        return report if spent is None else with_cost(report, spent)
+
+    def _current(self) -> str:
         now = self._batcher.clock()
         if now >= self._report_until:
             begun = self._cpu()

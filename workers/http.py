@@ -52,6 +52,8 @@ REQUEST_ID = re.compile(r"\A[!-~]{1,128}\Z")
 _DECIMAL = re.compile(r"\A[0-9]{1,12}(\.[0-9]{1,6})?\Z")
 
 JSON = "application/json"
+SPENT = web.ResponseKey("spent", Timings)
+"""What an answer cost, for the report beside it."""
 
 
 class Call(NamedTuple):
@@ -80,10 +82,11 @@ class Route(NamedTuple):
 
 def json_reply(call: Call, body: bytes, timings: Timings | None = None) -> web.Response:
     """A whole answer, with where its time went."""
-    headers = {"x-request-id": call.id}
+    response = web.Response(body=body, content_type=JSON, headers={"x-request-id": call.id})
     if timings is not None:
-        headers[TIMING_HEADER] = timings.encode()
-    return web.Response(body=body, content_type=JSON, headers=headers)
+        response.headers[TIMING_HEADER] = timings.encode()
+        response[SPENT] = timings
+    return response
 
 
 def error_body(refused: Refused) -> dict[str, dict[str, str | None]]:
@@ -280,7 +283,7 @@ class Server:
     async def _report(self, request: web.Request, response: web.StreamResponse) -> None:
         """The head of any answer, a refusal's too, and a stream's as of its first byte, says what the load is."""
         if wants_report(request.headers):
-            response.headers[REPORT_HEADER] = self._gauges.report()
+            response.headers[REPORT_HEADER] = self._gauges.report(response.get(SPENT))
 
     async def _healthz(self, request: web.Request) -> web.Response:
         load = self._gauges.load()

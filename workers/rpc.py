@@ -197,7 +197,7 @@ class RpcServer:
         if spent is not None:
             found += ((TIMING_HEADER, spent.encode()),)
         if call.reports:
-            found += ((REPORT_HEADER, self._gauges.report()),)
+            found += ((REPORT_HEADER, self._gauges.report(spent)),)
         return found
 
     # The methods.

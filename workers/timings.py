@@ -17,7 +17,8 @@ def timings(jobs: Sequence[Job]) -> Timings:
     """One request's figures over all its jobs (a large embedding request is several). Seconds.
 
     queue: until the first of them started. prefill: from there to the first token or, without tokens, to the end of
-    all compute. decode: first token to last. accel: accelerator seconds of all of them together.
+    all compute. decode: first token to last. accel: accelerator seconds of all of them together. batch: items in the
+    largest of the batches they were in.
     """
     started = [job.started for job in jobs if job.started is not None]
     finished = [job.finished for job in jobs if job.finished is not None]
@@ -30,6 +31,7 @@ def timings(jobs: Sequence[Job]) -> Timings:
         prefill=max((end if first is None else first) - begin, 0.0),
         decode=None if first is None else max(end - first, 0.0),
         accel=sum(job.accel for job in jobs),
+        batch=max(job.batch for job in jobs) or None,
     )
 
 

@@ -214,6 +214,13 @@ def test_timings_survive_the_wire():
     assert records.decode_timings(timings.encode().encode()) == timings
 
 
+def test_the_batch_is_told_and_not_read():
+    timings = Timings(queue=0.0015, prefill=0.25, decode=0.0, accel=1.125)
+    told = msgspec.structs.replace(timings, batch=8).encode()
+    assert told == f"{timings.encode()}, batch;desc=8"
+    assert records.decode_timings(told.encode()) == timings
+
+
 def test_timings_take_what_they_understand():
     header = b'cache;desc="hit", queue;dur=2, decode;dur=x, accel;dur=inf, prefill;dur=-1'
     assert records.decode_timings(header) == Timings(queue=0.002)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.records import Load, Rejected
-from policies.reports import MAX_REPORT_BYTES, Report, boot_mark, decode_report, encode_report
+from policies.records import Load, Rejected, Timings
+from policies.reports import MAX_REPORT_BYTES, Report, boot_mark, decode_report, encode_report, with_cost
 from tests.fleets import worker
 
 WORKER = worker("w", boot="b00t")
@@ -47,6 +47,17 @@ def test_it_is_an_orca_load_report_whose_metrics_are_all_numbers() -> None:
     assert report.keys() == {"application_utilization", "rps_fractional", "named_metrics"}
     assert (report["application_utilization"], report["rps_fractional"]) == (0.75, 33.25)
     assert all(isinstance(figure, int | float) for figure in report["named_metrics"].values())
+
+
+def test_a_report_may_say_what_its_own_request_cost() -> None:
+    plain = encode_report(Load(worker="w", boot="b00t", seq=7, waiting=1, running=2), 0.75, 33.25)
+    told = with_cost(plain, Timings(queue=0.002, prefill=0.25, accel=0.1, batch=8))
+    assert msgspec.json.decode(told.removeprefix("JSON "))["request_cost"] == {
+        "queue_seconds": 0.002, "compute_seconds": 0.25, "accelerator_seconds": 0.1, "batch_items": 8,
+    }  # fmt: skip
+    assert read(told.encode()) == read(plain.encode())
+    text = with_cost(plain, Timings(queue=0.002, prefill=0.25, decode=0.5))
+    assert msgspec.json.decode(text.removeprefix("JSON "))["request_cost"]["compute_seconds"] == 0.75
 
 
 def test_a_report_of_another_boot_tells_nothing_of_this_one() -> None:

@@ -84,6 +84,10 @@ async def test_whoever_asks_gets_the_load_with_any_answer(client):
     read = [decode_report(report.encode()) for report in reports[::3]]
     assert [(report.arrived, report.running) for report in read] == [(1, 0), (3, 0), (3, 0)]
     assert read[0].seq < read[1].seq < read[2].seq
+    costs = [json.loads(report.removeprefix("JSON ")).get("request_cost") for report in reports[::3]]
+    assert costs[0]["batch_items"] == 1
+    assert costs[0].keys() == {"queue_seconds", "compute_seconds", "accelerator_seconds", "batch_items"}
+    assert costs[1:] == [None, None], "a refusal cost nothing"
 
 
 @pytest.mark.parametrize(

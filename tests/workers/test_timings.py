@@ -29,6 +29,14 @@ def test_several_jobs_of_one_request_are_one_span_and_their_accelerator_seconds_
     assert (figures.queue, figures.prefill, figures.accel) == (1.0, 3.0, 1.0)
 
 
+def test_a_request_says_how_large_its_batch_was():
+    jobs = [ended(Result(1)), ended(Result(2))]
+    jobs[0].batch, jobs[1].batch = 3, 8
+    assert timings(jobs).batch == 8
+    assert timings(jobs).encode().endswith(", batch;desc=8")
+    assert timings([ended(Token(1, "stop"), first=1.5)]).batch is None, "a text has another at every step"
+
+
 def test_what_never_ran_has_no_figures():
     assert timings([Job("a", None, arrived=0.0)]).encode() == ""
 
