@@ -16,6 +16,7 @@ from gateway.registry import Registry
 from gateway.telemetry import MAX_REGIONS, Reading, Telemetry
 from policies.estimate import CLASSES
 from policies.health import State
+from policies.reliability import Bin
 
 Figures = dict[tuple[str, ...], float]
 
@@ -42,6 +43,9 @@ def show(telemetry: Telemetry, plane: Plane, registry: Registry, generation: Cal
 
     def reopenings() -> Figures:
         return {(f"{p:.2f}",): plane.router.fleet.calibration.promise(p).reopened for p in CLASSES}
+
+    def foretold(figure: Callable[[Bin], float]) -> Callable[[], Figures]:
+        return lambda: {(b.label,): figure(b) for b in plane.router.fleet.calibration.reliability.bins()}
 
     def residuals() -> Figures:
         calibration = plane.router.fleet.calibration
@@ -75,6 +79,16 @@ def show(telemetry: Telemetry, plane: Plane, registry: Registry, generation: Cal
                 rises=True),
         Reading("residual_spreads", "Quantiles of recent errors in predicted spreads; 1.64 at 0.95 if normal.",
                 ("of", "quantile"), residuals),
+        Reading("foretold_attempts", "Attempts with a deadline, by the predicted probability that it would be kept.",
+                ("probability",), foretold(lambda b: b.count), rises=True),
+        Reading("foretold_kept", "Those of them whose deadline was kept.", ("probability",),
+                foretold(lambda b: b.kept * b.count), rises=True),
+        Reading("foretold_probability", "Sum of their predicted probabilities.", ("probability",),
+                foretold(lambda b: b.predicted * b.count), rises=True),
+        Reading("calibration_error", "Expected calibration error of the predicted probabilities since the start.", (),
+                flag(lambda: plane.router.fleet.calibration.reliability.error)),
+        Reading("brier_score", "Mean squared error of the predicted probabilities since the start.", (),
+                flag(lambda: plane.router.fleet.calibration.reliability.brier)),
         Reading("config_generation", "Number of the configuration in force.", (), flag(lambda: generation().number)),
         Reading("config_stale", "Whether the newest configuration file was refused.", (),
                 flag(lambda: bool(generation().refused))),

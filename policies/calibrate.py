@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.estimate import CLASSES
+from policies.reliability import Reliability
 from policies.request import INFINITE, Eta, Request
 
 WINDOW = 2000
@@ -156,13 +157,15 @@ class Level:
 class Calibration:
     """The levels of every promise, and of the tenants that have enough answers for one of their own."""
 
-    __slots__ = ("_promises", "_tenants", "first", "total")
+    __slots__ = ("_promises", "_tenants", "first", "reliability", "total")
 
     def __init__(self) -> None:
         self.first = Residuals()
         """Of the time to first token."""
         self.total = Residuals()
         """Of the time to the last byte."""
+        self.reliability = Reliability()
+        """Of the chances that requests with a deadline were dispatched with."""
         self._promises = {p: Level(1.0 - p) for p in CLASSES}
         self._tenants: OrderedDict[tuple[float, str], Level] = OrderedDict()
 

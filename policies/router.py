@@ -322,6 +322,8 @@ class Router:
     def _calibrate(self, dispatch: Dispatch, outcome: Outcome, test: bool) -> None:
         """Learn how far off the prediction was, and whether the promise was kept."""
         calibration, request, eta, total = self.fleet.calibration, dispatch.request, dispatch.eta, outcome.total
+        missed = not kept(dispatch, outcome)
+        calibration.reliability.add(calibration.chance(request, eta, dispatch.at), not missed)  # before it learns of it
         if outcome.reason is None and total is not None:
             spread = eta.spread
             if not outcome.held_up:
@@ -329,7 +331,6 @@ class Router:
             if request.stream:
                 first = total if outcome.first_byte is None else outcome.first_byte
                 calibration.first.observe((first - eta.first_token) / max(LEAST_SPREAD, eta.first_spread))
-        missed = not kept(dispatch, outcome)
         if test:
             calibration.tested(request.probability, request.tenant, missed)
         elif dispatch.status is not Status.BEST_EFFORT:

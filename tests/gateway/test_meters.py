@@ -39,6 +39,14 @@ async def test_the_fleet_and_the_registries() -> None:
     gateway.fleet.calibration.settled(0.95, "", missed=True)
     assert page(gateway.telemetry)["isochrone_promise_level{probability=0.95}"] < 0.05
     assert found["isochrone_promise_reopenings_total{probability=0.95}"] == 0
+    assert found["isochrone_foretold_attempts_total{probability=0.95-0.98}"] == 0
+    gateway.fleet.calibration.reliability.add(0.96, False)
+    foretold = page(gateway.telemetry)
+    assert foretold["isochrone_foretold_attempts_total{probability=0.95-0.98}"] == 1
+    assert foretold["isochrone_foretold_kept_total{probability=0.95-0.98}"] == 0
+    assert foretold["isochrone_foretold_probability_total{probability=0.95-0.98}"] == pytest.approx(0.96)
+    assert foretold["isochrone_calibration_error"] == pytest.approx(0.96)
+    assert foretold["isochrone_brier_score"] == pytest.approx(0.96**2)
     gateway.fleet.panics += 2
     assert page(gateway.telemetry)["isochrone_panics_total"] == 2
     gateway.plane.draining = True
