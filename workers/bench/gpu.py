@@ -48,7 +48,7 @@ class Run:
     """One benchmark run: starts the parts and files what they say."""
 
     def __init__(self, out: Path, scale: str, limit: float) -> None:
-        self._out, self._scale = out, scale
+        self.out, self._scale = out, scale
         self._end = time.monotonic() + limit
         self._log = out.with_suffix(".log")
         self.data: dict[str, Any] = {
@@ -82,11 +82,12 @@ class Run:
     def _process(self, name: str, variants: list[str]) -> tuple[list[str], str]:
         """One process: the variants it began, and what ended it before its time ('' if nothing did)."""
         until = self._end - RESERVE_SECONDS
-        command = [sys.executable, "-m", "workers.bench.part", name, *variants, "--scale", self._scale]
         begun: list[str] = []
         with (
             self._log.open("ab") as log,
-            subprocess.Popen([*command, "--until", str(until)], stdout=subprocess.PIPE, stderr=log) as process,  # noqa: S603
+            subprocess.Popen(  # noqa: S603
+                command(name, variants, self._scale, until), stdout=subprocess.PIPE, stderr=log
+            ) as process,
         ):
             assert process.stdout is not None
             lines: queue.Queue[bytes] = queue.Queue()
@@ -119,8 +120,13 @@ class Run:
                 place.setdefault(key, {}).update(value)
             else:
                 place[key] = value
-        self._out.write_text(json.dumps(self.data, indent=1) + "\n")
+        self.out.write_text(json.dumps(self.data, indent=1) + "\n")
         print(f"{LIMIT_SECONDS - (self._end - time.monotonic()):6.1f} {part} {variant} {_short(found)}", flush=True)  # noqa: T201
+
+
+def command(part: str, variants: list[str], scale: str, until: float) -> list[str]:
+    """How a part is started (part.py)."""
+    return [sys.executable, "-m", "workers.bench.part", part, *variants, "--scale", scale, "--until", str(until)]
 
 
 def _pump(stream: Any, lines: queue.Queue[bytes]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from workers.engines import Stopped, TensorSpec
+from workers.engines import Stopped, TensorSpec, check
 
 # ONNX Runtime's type name -> (Open Inference Protocol datatype, numpy dtype)
 TYPES = {
@@ -62,7 +62,7 @@ class OnnxEngine:
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one batch. Raises ValueError naming the input that is missing, unknown, or of a wrong type or shape;
         Stopped after `stop`."""
-        self._check(feeds)
+        check(feeds, self.inputs, self._dtypes)
         self._running = running = ort.RunOptions()
         try:
             return dict(zip(self._names, self._session.run(self._names, dict(feeds), running), strict=True))
@@ -74,28 +74,6 @@ class OnnxEngine:
     def stop(self) -> None:
         """End the run in progress at its next operator; from any thread. The next run is not touched."""
         self._running.terminate = True
-
-    def _check(self, feeds: Mapping[str, np.ndarray]) -> None:
-        unknown = feeds.keys() - self._dtypes.keys()
-        if unknown:
-            raise ValueError(f"unknown input {min(unknown)!r}: the model takes {', '.join(self._dtypes)}")
-        batch = None
-        for spec in self.inputs:
-            value = feeds.get(spec.name)
-            if value is None:
-                raise ValueError(f"input {spec.name!r} is missing")
-            if value.dtype != self._dtypes[spec.name]:
-                raise ValueError(f"input {spec.name!r} must be {spec.datatype}, not {value.dtype}")
-            fits = len(value.shape) == len(spec.shape) and all(
-                want in (-1, has) for want, has in zip(spec.shape, value.shape, strict=True)
-            )
-            if not fits:
-                raise ValueError(f"input {spec.name!r} must have shape {list(spec.shape)}, not {list(value.shape)}")
-            if value.size == 0:
-                raise ValueError(f"input {spec.name!r} is empty")
-            if batch is not None and value.shape[0] != batch:
-                raise ValueError(f"input {spec.name!r} has a batch of {value.shape[0]}, the inputs before it {batch}")
-            batch = value.shape[0]
 
 
 def _spec(node: ort.NodeArg) -> TensorSpec:
