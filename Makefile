@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-deep check format lock models models-minilm proto registry bench-decide bench-edge sim-vs-real sim sim-all bench-sim bench-gpu clean
+.PHONY: help setup demo test test-deep check format lock models models-minilm proto registry bench-decide bench-edge bench-batch sim-vs-real sim sim-all bench-sim bench-gpu clean
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
@@ -63,6 +63,9 @@ bench-decide: setup  ## What a decision costs, by the number of nodes
 
 bench-edge: setup  ## CPU per proxied request with the full decision, beside nginx (needs nginx)
 	$(BIN)/python -m loadtests.live.bench_edge
+
+bench-batch: setup  ## Requests in deadline by the rule that forms batches, loads of 0.2 to 1.3 (15 min; wants idle cores)
+	$(BIN)/python -m loadtests.live.bench_batch
 
 sim-vs-real: setup  ## One plan simulated and in real processes: do they agree? (3 min; wants two idle cores)
 	$(BIN)/python -m loadtests.live.versus

@@ -122,6 +122,9 @@ class Gauges(Collector):
         tokens = CounterMetricFamily("isochrone_worker_generated_tokens", "Tokens generated.", labels=labels)
         batch = SummaryMetricFamily("isochrone_worker_batch_items", "Items per engine call.", labels=labels)
         queued = SummaryMetricFamily("isochrone_worker_queue_seconds", "Time in the queue.", labels=labels)
+        fixed = GaugeMetricFamily("isochrone_worker_batch_fixed_seconds", "What any batch takes.", labels=labels)
+        item = GaugeMetricFamily("isochrone_worker_batch_item_seconds", "And each item of it.", labels=labels)
+        caution = GaugeMetricFamily("isochrone_worker_batch_caution_ratio", "What plans multiply it by.", labels=labels)
         for lane, runner in self._batcher.runners.items():
             names, tally = [runner.endpoint.model, runner.endpoint.variant], runner.tally
             waiting.add_metric(names, sum(1 for _ in self._batcher.queue.waiting(lane)))
@@ -132,7 +135,10 @@ class Gauges(Collector):
             tokens.add_metric(names, tally.tokens)
             batch.add_metric(names, count_value=tally.calls, sum_value=tally.items)
             queued.add_metric(names, count_value=tally.started, sum_value=tally.queued)
-        yield from (waiting, running, ended, accel, tokens, batch, queued)
+            if isinstance(runner, Batched):
+                for family, figure in zip((fixed, item, caution), runner.service(), strict=True):
+                    family.add_metric(names, figure)
+        yield from (waiting, running, ended, accel, tokens, batch, queued, fixed, item, caution)
 
     def _model_server_metrics(self) -> Iterator[Metric]:
         """The three gauges every model server owes its router, under the names routers know best: vLLM's."""

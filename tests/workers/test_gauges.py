@@ -161,4 +161,5 @@ async def test_the_page_has_our_names_and_the_model_servers():
     assert 'isochrone_worker_waiting{model="double",variant="int8"} 1.0' in page
     assert 'isochrone_worker_requests_total{model="double",outcome="ok",variant="fp32"} 3.0' in page
     assert "isochrone_worker_heartbeat_failures_total 4.0" in page
+    assert 'isochrone_worker_batch_item_seconds{model="double",variant="int8"} 0.005' in page
     batcher.close()
