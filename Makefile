@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-deep check format lock models models-minilm proto registry bench-decide bench-edge bench-batch sim-vs-real sim sim-all bench-sim bench-gpu clean
+.PHONY: help setup demo test test-deep check format lock models models-minilm proto registry bench-decide bench-edge bench-batch sim-vs-real calibration sim sim-all bench-sim bench-gpu clean
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
@@ -69,6 +69,9 @@ bench-batch: setup  ## Requests in deadline by the rule that forms batches, load
 
 sim-vs-real: setup  ## One plan simulated and in real processes: do they agree? (3 min; wants two idle cores)
 	$(BIN)/python -m loadtests.live.versus
+
+calibration: setup  ## 21,000 requests through real gateways: are predicted probabilities true, does a burst herd? (7 min)
+	$(BIN)/python -m loadtests.live.calibration
 
 sim: setup  ## The headline: six policies beside the bound (15 minutes); writes docs/results.md
 	$(BIN)/python -m loadtests.simulator.headline

@@ -29,6 +29,7 @@ class Member(msgspec.Struct, frozen=True):
     profile: Profile
     port: int
     mean_output: float
+    heartbeat_s: float = records.HEARTBEAT_SECONDS
 
 
 async def run(members: list[Member], redis: str) -> None:
@@ -41,7 +42,8 @@ async def run(members: list[Member], redis: str) -> None:
     async with asyncio.TaskGroup() as group:
         leases = []
         for member in members:
-            emulated = Emulated(member.worker, Accelerator(member.profile, member.mean_output, loop.time))
+            accelerator = Accelerator(member.profile, member.mean_output, loop.time)
+            emulated = Emulated(member.worker, accelerator, member.heartbeat_s)
             runner = web.AppRunner(
                 application(emulated), handler_cancellation=True, keepalive_timeout=75, shutdown_timeout=0.1,
                 access_log=None,

@@ -21,6 +21,7 @@ import msgspec
 from aiohttp import web
 
 from loadtests.live.accelerator import Accelerator, Size
+from loadtests.simulator.machine import Herd, Service
 from policies import records, reports
 
 PROMPT_HEADER = "x-emulated-prompt"
@@ -62,6 +63,8 @@ class Control(msgspec.Struct, forbid_unknown_fields=True):
     """Registers anew at this price."""
     die: bool = False
     """SIGKILL itself."""
+    herd_s: float | None = None
+    """Measures from now on how much comes within so many seconds (GET /control/herd)."""
 
 
 class Execution(msgspec.Struct):
@@ -81,9 +84,15 @@ class Execution(msgspec.Struct):
 class Emulated:
     """The state of one emulated worker. With an accelerator it serves by the simulator's model, not by the curve."""
 
-    def __init__(self, worker: records.Worker, accelerator: Accelerator | None = None) -> None:
+    def __init__(
+        self, worker: records.Worker, accelerator: Accelerator | None = None,
+        heartbeat: float = records.HEARTBEAT_SECONDS,
+    ) -> None:  # fmt: skip
+        """`heartbeat`: seconds between its load records."""
         self.worker = worker
         self.accelerator = accelerator
+        self.heartbeat = heartbeat
+        self.herd: Herd | None = None
         self.curve = worker.endpoints[0].curve
         self.log: deque[Execution] = deque(maxlen=LOG_LENGTH)
         self.fault = Fault.NONE
@@ -146,6 +155,8 @@ class Emulated:
             self.queue = control.queue
         if control.usd_per_hour is not None:
             self.worker = msgspec.structs.replace(self.worker, price=records.MarginalPrice(control.usd_per_hour))
+        if control.herd_s is not None:
+            self.herd = Herd(control.herd_s, time.monotonic())
         self.changed.set()
         if control.die:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -179,6 +190,7 @@ def application(emulated: Emulated) -> web.Application:
             web.get("/metrics", _metrics),
             web.get("/v1/models", _models),
             web.get("/control/log", _log),
+            web.get("/control/herd", _herd),
             web.post("/control", _control),
             web.post("/{path:.*}", _execute),
         ]
@@ -237,6 +249,12 @@ async def _log(request: web.Request) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
+async def _herd(request: web.Request) -> web.Response:
+    """The work of its fullest window over what it can do in one, as the simulator has it."""
+    herd = request.app[WORKER].herd
+    return web.json_response({"worst": None if herd is None else herd.worst})
+
+
 async def _control(request: web.Request) -> web.Response:
     try:
         request.app[WORKER].apply(msgspec.json.decode(await request.read(), type=Control))
@@ -289,7 +307,7 @@ async def _answer(
             return web.Response(body=bomb, content_type="application/json", headers={"content-encoding": "gzip"})
     emulated.accepted += 1
     if emulated.accelerator is not None:
-        return await _modelled(request, emulated.accelerator, asked, size, entry)
+        return await _modelled(request, emulated, emulated.accelerator, asked, size, entry)
     async with emulated.slot() as queued:
         if emulated.fault is Fault.CUT and not asked.stream:
             entry.end = "failed"
@@ -306,12 +324,15 @@ async def _answer(
 
 
 async def _modelled(
-    request: web.Request, accelerator: Accelerator, asked: Asked, size: int, entry: Execution
+    request: web.Request, emulated: Emulated, accelerator: Accelerator, asked: Asked, size: int, entry: Execution
 ) -> web.StreamResponse:
     """Serve by the model. Between the first token and the last there are no events: nobody measures them."""
     given = request.headers
     output = int(given.get(OUTPUT_HEADER, asked.tokens))
     work = Size(float(given.get(PROMPT_HEADER, size / 4)), output, float(given.get(NOISE_HEADER, 1.0)))
+    if emulated.herd is not None:
+        service = Service(accelerator.profile)
+        emulated.herd.arrived(time.monotonic(), service.prefill(work.prompt), service.full_share(work.output))
     async with accelerator.serve(work) as job:
         usage = {"prompt_tokens": round(work.prompt), "completion_tokens": output}
         if not asked.stream:

@@ -85,7 +85,8 @@ class Listening:
         self._contender = contender
         self.fleet = contender.fleet
         self.observe, self.route, self.tick = contender.observe, contender.route, contender.tick
-        self.probes = contender.probes
+        self.probes, self.waiting = contender.probes, contender.waiting
+        self.when_infeasible = contender.when_infeasible
         self.reported: list[tuple[Dispatch, Outcome]] = []
 
     def report(self, dispatch: Dispatch, outcome: Outcome, now: float) -> None:
@@ -211,7 +212,7 @@ def members(simulation: Simulation, mean_output: float) -> list[Member]:
     for port, worker in zip(ports, simulation.workers.values(), strict=True):
         (profile,) = (simulation.world.profiles[name] for name in worker.nodes.profiles)
         record = msgspec.structs.replace(worker.record(), boot=boot, engine="isochrone")  # speaks as ours do
-        made.append(Member(record, profile, port, mean_output))
+        made.append(Member(record, profile, port, mean_output, simulation.world.control.heartbeat_s))
     return made
 
 
@@ -229,14 +230,15 @@ def run(world: World, policy: str, seed: int, say: Callable[[str], None]) -> Obs
         for gateway, _ in started:
             trial.await_workers(gateway)
         time.sleep(SETTLE_S)
-        sent = asyncio.run(_send([gateway for gateway, _ in started], plan, noise))
+        sent = asyncio.run(send([gateway for gateway, _ in started], plan, noise))
         for gateway, _ in started:
             trial.stop_gateway(gateway)
         decided = [entry.decided for entry in replay.read([log for _, log in started]).entries]
     return observe(world, plan, sent, decided)
 
 
-async def _send(gateways: Sequence[Gateway], plan: Sequence[Planned], noise: Sequence[float]) -> list[Sent]:
+async def send(gateways: Sequence[Gateway], plan: Sequence[Planned], noise: Sequence[float]) -> list[Sent]:
+    """Send every request of a plan at its time to the gateway of its origin."""
     by_origin: dict[str, list[Planned]] = defaultdict(list)
     for planned in plan:
         by_origin[planned.origin].append(planned)

@@ -39,7 +39,7 @@ async def keep_registered(emulated: Emulated, url: str) -> None:
         except (RedisError, OSError, TimeoutError):
             written = None
         try:
-            async with asyncio.timeout(records.HEARTBEAT_SECONDS):
+            async with asyncio.timeout(emulated.heartbeat):
                 await emulated.changed.wait()
             emulated.changed.clear()
         except TimeoutError:

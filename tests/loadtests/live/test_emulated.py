@@ -193,3 +193,15 @@ async def test_with_an_accelerator_its_load_says_how_long_the_wait_is(modelled, 
     while emulated.accelerator.running:  # clients that leave cost no more
         await asyncio.wait([asyncio.ensure_future(asyncio.sleep(0.001))])
     assert emulated.load().waiting == 0
+
+
+async def test_a_herd_is_measured_from_when_it_is_asked_for(modelled):
+    async def worst():
+        return (await (await modelled.get("/control/herd")).json())["worst"]
+
+    await modelled.post("/v1/chat/completions", json=CHAT, headers=ASKED)
+    assert await worst() is None
+    await modelled.post("/control", json={"herd_s": 1e-3})
+    await asyncio.sleep(0.002)  # the window that it was asked in does not count
+    await modelled.post("/v1/chat/completions", json=CHAT, headers=ASKED)
+    assert await worst() == pytest.approx(0.02 / 1e-3), "20 ms of prefill in a window of one"
