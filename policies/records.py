@@ -410,4 +410,8 @@ def decode_timings(value: bytes) -> Timings:
                 continue
             if 0.0 <= number <= _LONGEST_MS:
                 found[_TIMINGS[name]] = number / 1e3
-    return Timings(**found) if found else NO_TIMINGS
+    if not found:
+        return NO_TIMINGS
+    return Timings(
+        queue=found.get("queue"), prefill=found.get("prefill"), decode=found.get("decode"), accel=found.get("accel")
+    )

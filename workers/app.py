@@ -21,7 +21,7 @@ import msgspec
 
 from policies.records import HEARTBEAT_SECONDS, Endpoint, Load, TensorSpec, Worker
 from workers import attach as attaching
-from workers import loading, manifest
+from workers import calibrate, loading, manifest
 from workers.attach.sidecar import Sidecar
 from workers.batcher import Batcher
 from workers.catalog import Catalog, Entry
@@ -32,6 +32,7 @@ from workers.lease import BEAT_TIMEOUT, CONNECTION_ERRORS, Lease, connect
 from workers.oip import OpenInference
 from workers.openai import OpenAI
 from workers.queue import Queue
+from workers.runners import lane_of
 
 if TYPE_CHECKING:
     from workers.rpc import RpcServer
@@ -46,6 +47,8 @@ LINGER = HEARTBEAT_SECONDS
 clean refusal, which they repeat elsewhere, instead of a reset."""
 
 
+REFRESH_SECONDS = 5.0
+"""Between two looks at whether the curves have moved: a record written that often is no load on anybody."""
 LISTING_TIMEOUT = 10.0
 LISTING_PAUSE = 1.0
 """Seconds for an engine to list its models, and between two attempts while it is not up yet."""
@@ -113,6 +116,7 @@ async def run(catalog: Catalog, config: ServeConfig, announce: Announce, stop: S
             tasks = [background.create_task(batcher.run())]
             if lease is not None:
                 tasks.append(background.create_task(lease.run()))
+                tasks.append(background.create_task(refresh(lease, batcher)))
             said = f"http://{address}" + (f" grpc {grpc_address}" if grpc_address else "")
             tasks.append(background.create_task(ready(lease, said, announce)))
             await stop.asked.wait()
@@ -127,6 +131,21 @@ async def run(catalog: Catalog, config: ServeConfig, announce: Announce, stop: S
         if calls is not None:
             await calls.close()
         batcher.close()
+
+
+async def refresh(lease: Lease, batcher: Batcher) -> None:
+    """Tell the gateways when this worker's traffic shows other curves than its record does. Never ends by itself."""
+    while True:
+        await asyncio.sleep(REFRESH_SECONDS)
+        told = lease.worker.endpoints
+        found = tuple(
+            msgspec.structs.replace(endpoint, curve=batcher.runners[lane_of(endpoint)].curve) for endpoint in told
+        )
+        for before, now in zip(told, found, strict=True):
+            if calibrate.moved(before.curve, now.curve, now.max_batch):
+                log.info("%s is found to take %s", lane_of(now), now.curve)
+                lease.describe(found)
+                break
 
 
 def rpc_server(catalog: Catalog, batcher: Batcher, gauges: Gauges) -> RpcServer:

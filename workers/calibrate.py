@@ -26,6 +26,9 @@ MIN_RUNS = 3
 """A median of three already drops one outlier."""
 BOUND = 10.0
 """A factor beyond this says that the trial is not what the manifest measured, not that the machine is."""
+MOVED = 0.2
+"""Share by which a curve must have moved for gateways to be told: they correct smaller errors by what they see, and a
+record is signed, read and checked by all of them."""
 
 
 def factor(
@@ -60,3 +63,14 @@ def bent(curve: Curve, items: int, by: float) -> Curve:
     """The curve of which so many items together take `by` times what they did, and one alone what it did."""
     each = (by * curve.seconds(items=items) - curve.base) / (items - 1)
     return msgspec.structs.replace(curve, item=max(each, 0.0))
+
+
+def moved(told: Curve, found: Curve, most: int) -> bool:
+    """Whether one item, a full batch or an output token takes so much more or less than gateways were told."""
+    pairs = (
+        (told.base, found.base),
+        (told.seconds(items=most), found.seconds(items=most)),
+        (told.decode, found.decode),
+        (told.decode_batch, found.decode_batch),
+    )
+    return any(abs(now - before) > MOVED * before for before, now in pairs)

@@ -64,6 +64,8 @@ class Lease:
         sign: records.Sign | None = None,
     ) -> None:
         self.worker = worker
+        self._written: records.Worker | None = None
+        """The static record as it stands in the registry, as far as we know."""
         self.registered = asyncio.Event()
         self.failures = 0
         """Beats that failed since start, for /metrics."""
@@ -110,7 +112,7 @@ class Lease:
                 return False
             await self.withdraw()
             return True
-        known = await self._renew(load) if self.registered.is_set() else False
+        known = await self._renew(load) if self._written is self.worker else False
         if not known:
             await self._register()
             await self._renew(load)
@@ -119,10 +121,14 @@ class Lease:
         await self._census()
         return True
 
+    def describe(self, endpoints: tuple[records.Endpoint, ...]) -> None:
+        """The next beat writes the static record anew, with these figures, a higher sequence and a new signature."""
+        self.worker = msgspec.structs.replace(self.worker, endpoints=endpoints)
+
     async def withdraw(self) -> None:
         """Give the lease up and say so. The id stays in the region's set: only gateways remove ids."""
         region, worker_id = self.worker.region, self.worker.id
-        self._sent = None
+        self._sent = self._written = None
         self.registered.clear()
         pipe = self._redis.pipeline(transaction=False)
         pipe.delete(records.load_key(region, worker_id))
@@ -135,8 +141,9 @@ class Lease:
 
     async def _register(self) -> None:
         """Write and publish the static record, with a sequence above every earlier one."""
-        self.worker = msgspec.structs.replace(self.worker, seq=max(int(time.time() * 1e3), self.worker.seq + 1))
-        sealed = records.seal_worker(self.worker, self._key_id, self._sign)
+        seq = max(int(time.time() * 1e3), self.worker.seq + 1)
+        self.worker = worker = msgspec.structs.replace(self.worker, seq=seq)
+        sealed = records.seal_worker(worker, self._key_id, self._sign)
         region, worker_id = self.worker.region, self.worker.id
         pipe = self._redis.pipeline(transaction=False)
         pipe.sadd(records.REGIONS, region)
@@ -144,6 +151,7 @@ class Lease:
         pipe.sadd(records.ids_key(region), worker_id)
         pipe.publish(records.changes_channel(region, worker_id), records.NODE + sealed)
         await pipe.execute()
+        self._written = worker
 
     async def _renew(self, load: records.Load) -> bool:
         """Write and publish the load record; False if the rest of the registration is gone."""

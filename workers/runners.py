@@ -18,7 +18,7 @@ import msgspec
 
 from policies.reason import Reason
 from policies.records import Curve, Endpoint
-from workers.engines import Stopped
+from workers.engines import StoppedError
 from workers.forming import Batching, Scene, Service, Slack
 from workers.learning import Learned, Rate
 from workers.queue import Job, Line, Queue, Refused, Result, State, Token
@@ -202,7 +202,7 @@ class Batched:
         only itself."""
         try:
             return [Result(value) for value in self._run(works)]
-        except Stopped:
+        except StoppedError:
             return [STOPPED] * len(works)
         except ValueError as error:
             if len(works) == 1:

@@ -9,12 +9,15 @@ import sys
 
 import aiohttp
 import grpc.aio
+import msgspec
 import openai
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from policies import records
 from tests.workers.attach import engine
-from tests.workers.fakes import Echo, text_entry, until
+from tests.workers.fakes import Echo, tensor_entry, text_entry, until
 from workers import app
 from workers.attach.openai import OpenAI
 from workers.catalog import Catalog
@@ -226,6 +229,43 @@ async def test_a_taken_grpc_port_ends_the_start():
         stop = app.Stop(asyncio.Event(), asyncio.Event())
         with pytest.raises(OSError, match="cannot listen for gRPC"):
             await app.run(Catalog([text_entry(Echo())]), settings, print, stop)
+
+
+async def test_a_curve_that_its_traffic_refutes_is_written_anew_signed_and_newer(redis_server, tmp_path, monkeypatch):
+    """A model said to take 10 ms takes none."""
+    monkeypatch.setattr(app, "REFRESH_SECONDS", 0.05)
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "worker-key.pem").write_bytes(pem)
+
+    def verify(name, message, signature):
+        key.public_key().verify(signature, message)
+        return records.Scope()
+
+    def written(client):
+        return records.open_worker(client.get(records.node_key("eu-1", "w1")), verify)
+
+    place = Placement(region="eu-1", id="w1", redis=redis_server.url, key=tmp_path / "worker-key.pem")
+    stop, lines = app.Stop(asyncio.Event(), asyncio.Event()), []
+    run = asyncio.ensure_future(app.run(Catalog([tensor_entry()]), ServeConfig(placement=place), lines.append, stop))
+    await until(lambda: lines)
+    with redis_server.client() as client:
+        first = written(client)
+        body = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]},
+                           {"name": "k", "shape": [1, 1], "datatype": "INT64", "data": [1]}]}  # fmt: skip
+        async with aiohttp.ClientSession() as session:
+            for _ in range(30):
+                async with session.post(lines[0].split()[1] + "/v2/models/double/infer", json=body) as reply:
+                    assert reply.status == 200
+        await until(lambda: written(client) != first)
+        second = written(client)
+    stop.asked.set()
+    await run
+    assert second.seq > first.seq
+    (told,), (found,) = first.endpoints, second.endpoints
+    assert found.curve.base < 0.8 * told.curve.base
+    assert msgspec.structs.replace(second, seq=first.seq, endpoints=first.endpoints) == first
+    assert msgspec.structs.replace(found, curve=told.curve) == told
 
 
 def attach_config(**fields):

@@ -53,3 +53,18 @@ def test_company_changes_what_a_further_item_costs():
     curve = calibrate.bent(Curve(base=0.010, item=0.005, prefill=1.0), items=5, by=0.5)
     assert curve == Curve(base=0.010, item=pytest.approx(0.00125), prefill=1.0)
     assert calibrate.bent(Curve(base=0.010, item=0.005), items=5, by=0.1).item == 0.0
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (Curve(base=0.010, item=0.005), False),
+        (Curve(base=0.011, item=0.0055), False),
+        (Curve(base=0.013, item=0.005), True),
+        (Curve(base=0.010, item=0.008), True),
+        (Curve(base=0.010, item=0.003), True),
+        (Curve(base=0.010, item=0.005, decode=0.001), True),
+    ],
+)
+def test_gateways_are_told_of_what_moved_by_a_fifth(found, told):
+    assert calibrate.moved(Curve(base=0.010, item=0.005), found, most=8) is told

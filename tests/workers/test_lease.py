@@ -60,6 +60,25 @@ async def test_it_registers_everything_a_gateway_reads(redis_server):
             assert 0 < client.pttl(records.load_key("eu-1", "w1")) <= records.LEASE_SECONDS * 1e3
 
 
+async def test_new_figures_are_written_with_the_next_beat_once(redis_server):
+    faster = (endpoint(base=0.001),)
+    with redis_server.client() as client, client.pubsub() as channel:
+        async with holding(redis_server.url, Figures(waiting=0)) as lease:
+            await asyncio.wait_for(lease.registered.wait(), 2)
+            before, _ = stored(client)
+            channel.subscribe(records.changes_channel("eu-1", "w1"))
+            lease.describe(faster)
+            await until(lambda: stored(client)[0].endpoints == faster)
+            assert stored(client)[0].seq > before.seq
+            await asyncio.sleep(3 * records.HEARTBEAT_SECONDS)
+        messages = []
+        while (message := channel.get_message(timeout=0.2)) is not None:
+            if message["type"] == "message":
+                messages.append(message["data"])
+    assert sum(each.startswith(records.NODE) for each in messages) == 1
+    assert sum(each.startswith(records.LOAD) for each in messages) > 1
+
+
 async def test_records_are_published_as_they_are_written(redis_server):
     with redis_server.client() as client, client.pubsub() as channel:
         channel.subscribe(records.changes_channel("eu-1", "w1"))

@@ -4,7 +4,7 @@ import pytest
 
 from policies.reason import Reason
 from tests.workers.fakes import END, Doubler, Echo, endpoint, plan
-from workers.engines import Stopped
+from workers.engines import StoppedError
 from workers.engines.text import Sampling
 from workers.queue import Job, Queue, Refused, Result, State, Token
 from workers.runners import HOPELESS, Batched, Generation, Slotted, Wait
@@ -167,7 +167,7 @@ def test_a_batch_is_given_up_when_nobody_waits_for_any_of_it():
 
 def test_a_stopped_engine_is_no_fault_and_teaches_nothing():
     def stopping(works):
-        raise Stopped
+        raise StoppedError
 
     runner = Batched(endpoint(), stopping)
     job = items([1])

@@ -22,7 +22,7 @@ class TensorSpec(NamedTuple):
     """-1 where any size goes; the first dimension is the batch."""
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """A run ended early because it was told to stop."""
 
 

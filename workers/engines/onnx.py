@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from workers.engines import Stopped, TensorSpec, check
+from workers.engines import StoppedError, TensorSpec, check
 
 # ONNX Runtime's type name -> (Open Inference Protocol datatype, numpy dtype)
 TYPES = {
@@ -61,14 +61,14 @@ class OnnxEngine:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one batch. Raises ValueError naming the input that is missing, unknown, or of a wrong type or shape;
-        Stopped after `stop`."""
+        StoppedError after `stop`."""
         check(feeds, self.inputs, self._dtypes)
         self._running = running = ort.RunOptions()
         try:
             return dict(zip(self._names, self._session.run(self._names, dict(feeds), running), strict=True))
         except Exception as error:  # ONNX Runtime's own exceptions share no public base class
             if running.terminate:
-                raise Stopped from error
+                raise StoppedError from error
             raise
 
     def stop(self) -> None:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from workers.engines import Stopped, TensorSpec
+from workers.engines import StoppedError, TensorSpec
 from workers.engines.onnx import OnnxEngine, open_session
 from workers.manifest import packaged
 
@@ -109,7 +109,7 @@ def test_a_run_is_stopped_in_its_midst_and_the_next_one_is_not(counter: OnnxEngi
         time.sleep(0.02)
         assert not running.done()
         counter.stop()
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             running.result()
     assert counter.run({"times": np.array([5])})["counted"] == [5]
     counter.stop()
