@@ -2,7 +2,7 @@
 
 A `Node` is a view on one slot. `touch` writes a slot after a change; a request is evaluated over all slots by one
 matrix product and a few vector operations (`Candidates`), from the same numbers the readable oracle in
-`balancers/pipeline.py` reads slot by slot. Each operation costs about 0.3 us however few the nodes, so they are few.
+`balancers/pipeline.py` reads slot by slot. Each operation costs 0.1 to 0.6 us however few the nodes, so they are few.
 """
 
 from __future__ import annotations
@@ -24,13 +24,23 @@ from policies.request import ANY, INFINITE, Request
 Floats = npt.NDArray[np.float32]
 Seconds = npt.NDArray[Any]
 
-# A request is a vector (1, prompt tokens, output tokens, further items, reply bytes, deviation of the output tokens).
-# Three blocks of a matrix, one column per node in each, turn it into seconds, seconds of spread, and US dollars.
-_TERMS = 6
-_SECONDS = ("fixed", "prompt", "output", "item")
-_SPREADS = ("spread", "spread_prompt", "spread_output", "spread_item", None, "spread_length")
-_DOLLARS = ("usd", "usd_prompt", "usd_output", "usd_item", "usd_byte")
-_BLOCKS = (_SECONDS, _SPREADS, _DOLLARS)
+# A request is a vector of terms; a matrix, two columns per node, turns it into seconds at z spreads above the mean and
+# US dollars. What few requests have comes last, so that the others leave it out.
+_TERMS = (
+    # term, what it adds to the seconds, what to the dollars
+    ("1", "fixed", "usd"),
+    ("prompt tokens", "prompt", "usd_prompt"),
+    ("output tokens", None, "usd_output"),
+    ("output tokens + z * their deviation", "output", None),
+    ("z", "spread", None),
+    ("z * prompt tokens", "spread_prompt", None),
+    ("z * output tokens", "spread_output", None),
+    ("reply bytes", None, "usd_byte"),
+    ("further items", "item", "usd_item"),
+    ("z * further items", "spread_item", None),
+)
+_USUAL = 8
+"""Terms that count where there are no further items."""
 _FLOATS = ("wait", "network", "error", "quality", "congestion", "headroom", "strangers", "worth")
 _FLAGS = (
     "accepts",  # may be sent a request now
@@ -59,7 +69,7 @@ class Columns:
     prompt: Floats
     """Seconds per prompt token."""
     output: Floats
-    """Seconds per output token."""
+    """Seconds per output token, whether expected or by which the output may be longer."""
     item: Floats
     """Seconds per further item."""
     spread: Floats
@@ -67,8 +77,6 @@ class Columns:
     spread_prompt: Floats
     spread_output: Floats
     spread_item: Floats
-    spread_length: Floats
-    """Per token by which the output may be longer or shorter."""
     usd: Floats
     usd_prompt: Floats
     usd_output: Floats
@@ -108,10 +116,13 @@ class Columns:
         self._ticked = (0, -math.inf)
         """Requests routed by the last tick, and when that was."""
         self.masks = Masks(self.nodes)
-        self._request: Floats = np.zeros(_TERMS, np.float32)
-        self._request[0] = 1.0
-        self._weights: Floats = np.array((1.0, 0.0, 0.0), np.float32)
-        """Of the blocks, in a quantile: mean + z * spread."""
+        terms = bytearray(4 * len(_TERMS))
+        self._terms: Floats = np.frombuffer(terms, np.float32)
+        self._write = memoryview(terms).cast("f")
+        """The terms, to be written at half the price of an array's items."""
+        self._usual_terms = self._terms[:_USUAL]
+        self.budget: Floats = np.zeros((), np.float32)
+        """A number to compare with: half as dear as a Python float."""
         self._outstanding: Floats
         self.recount: dict[Node, float] = {}
         """Nodes with other requests outstanding than `_outstanding` says, and since when: few balancers ask."""
@@ -121,13 +132,14 @@ class Columns:
         """Make room, keeping what is there."""
         old, size = getattr(self, "_store", None), len(self.nodes)
         self._capacity = capacity
-        self._shape = len(_BLOCKS), capacity
-        self._matrix: Floats = np.zeros((_TERMS, len(_BLOCKS) * capacity), np.float32)
+        self._matrix: Floats = np.zeros((len(_TERMS), 2 * capacity), np.float32)
+        self._usual_matrix = self._matrix[:_USUAL]
         self._store: dict[str, npt.NDArray[Any]] = {}
-        for block, names in enumerate(_BLOCKS):
-            for term, name in enumerate(names):
-                if name is not None:
-                    self._store[name] = self._matrix[term, block * capacity : (block + 1) * capacity]
+        for row, (_, seconds, dollars) in zip(self._matrix, _TERMS, strict=True):
+            if seconds is not None:
+                self._store[seconds] = row[:capacity]
+            if dollars is not None:
+                self._store[dollars] = row[capacity:]
         self._store |= {name: np.zeros(capacity, np.float32) for name in (*_FLOATS, "_outstanding")}
         self._store |= {name: np.zeros(capacity, np.bool_) for name in _FLAGS}
         if old is not None:
@@ -209,7 +221,7 @@ class Columns:
     def _set_pace(self, node: Node) -> None:
         """Write what an output token takes beside what runs there now."""
         if node.endpoint.curve.decode:
-            self.output[node.slot] = self.spread_length[node.slot] = seconds = node.token_seconds()
+            self.output[node.slot] = seconds = node.token_seconds()
             self.spread_output[node.slot] = seconds * node.pace.error
 
     def tick(self, now: float) -> None:
@@ -257,26 +269,33 @@ class Columns:
             mask = mask & ~self.masks.named(avoid)
         return mask
 
-    def evaluate(self, request: Request, output_tokens: float) -> Floats:
+    def at(self, request: Request, output_tokens: float, z: float) -> tuple[Floats, Floats]:
+        """Seconds at z spreads above the mean, and US dollars, on every node, for an output of so many tokens."""
+        write, prompt, items = self._write, request.prompt_tokens, request.items - 1
+        write[0] = 1.0
+        write[1] = prompt
+        write[2] = output_tokens
+        # Nothing varies of what is not generated.
+        write[3] = output_tokens + z * request.output_deviation if output_tokens else 0.0
+        write[4] = z
+        write[5] = z * prompt
+        write[6] = z * output_tokens
+        write[7] = request.reply_bytes
+        if items:
+            write[8], write[9] = items, z * items
+            both: Floats = self._terms.dot(self._matrix)
+        else:
+            both = self._usual_terms.dot(self._usual_matrix)
+        size, capacity = len(self.nodes), self._capacity
+        return both[:size], both[capacity : capacity + size]
+
+    def evaluate(self, request: Request, output_tokens: float) -> tuple[Floats, Floats, Floats]:
         """Seconds in the mean, seconds of spread, and US dollars on every node, for an output of so many tokens."""
-        return self.blocks(request, output_tokens)[:, : len(self.nodes)]
-
-    def blocks(self, request: Request, output_tokens: float) -> Floats:
-        """As `evaluate`, over all slots there is room for."""
-        terms = self._request
-        terms[1] = request.prompt_tokens
-        terms[2] = output_tokens
-        terms[3] = request.items - 1
-        terms[4] = request.reply_bytes
-        terms[5] = request.output_deviation if output_tokens else 0.0  # nothing varies of what is not generated
-        blocks: Floats = terms.dot(self._matrix).reshape(self._shape)
-        return blocks
-
-    def quantile(self, blocks: Floats, z: float) -> Floats:
-        """Seconds at z spreads above the mean, of `blocks`."""
-        self._weights[1] = z
-        seconds: Floats = self._weights.dot(blocks)
-        return seconds[: len(self.nodes)]
+        total, cost = self.at(request, output_tokens, 0.0)
+        prompt, items, deviation = request.prompt_tokens, request.items - 1, request.output_deviation
+        self._terms[:] = 0, 0, 0, deviation if output_tokens else 0.0, 1, prompt, output_tokens, 0, 0, items
+        spread: Floats = self._terms.dot(self._matrix)[: len(self.nodes)]
+        return total, spread, cost
 
     def candidates(self, request: Request, eligible: Mask, now: float) -> Candidates:
         return Candidates(self, request, eligible, now)
@@ -289,7 +308,7 @@ class Candidates:
     the quantile of this gateway's own errors at the level that keeps its promises (calibrate.py).
     """
 
-    __slots__ = ("_blocks", "columns", "cost", "eligible", "fit", "open", "request", "z", "z_first")
+    __slots__ = ("_evaluated", "_price", "columns", "cost", "eligible", "fit", "open", "request", "z", "z_first")
 
     z: float
     """Spreads above the mean that the whole answer is granted, ..."""
@@ -298,6 +317,8 @@ class Candidates:
     open: bool
     """Whether a promise may be given now."""
 
+    cost: Floats
+    """US dollars."""
     eligible: Mask
     """May take it."""
     fit: Mask
@@ -306,23 +327,25 @@ class Candidates:
     def __init__(self, columns: Columns, request: Request, eligible: Mask, now: float) -> None:
         self.columns = columns
         self.request = request
-        self._blocks = blocks = columns.blocks(request, request.output_tokens)
-        self.cost = cost = blocks[2, : len(columns.nodes)]
-        if request.max_cost < INFINITE:
-            eligible = eligible & (cost <= request.max_cost)
-        self.eligible = eligible
+        self._evaluated: tuple[Floats, Floats, Floats] | None = None
         calibration, asks_first = columns.calibration, request.first_token_deadline < INFINITE
-        z, self.open = calibration.whole(request.probability, request.tenant)
-        z_first = calibration.quantiles(request.probability, request.tenant)[1] if asks_first else z
-        self.z, self.z_first = z, z_first
-        deadline = request.deadline
+        self.z, self.open = z, _ = calibration.whole(request.probability, request.tenant)
+        self.z_first = calibration.quantiles(request.probability, request.tenant)[1] if asks_first else z
+        whole, self.cost = columns.at(request, request.output_tokens, z)
+        self._price: Floats | None = None
+        if request.max_cost < INFINITE:
+            eligible = eligible & (self.cost <= request.max_cost)
+        self.eligible = eligible
+        deadline, budget = request.deadline, columns.budget
         if deadline == INFINITE and request.patient:
             self.fit = eligible & (columns.wait <= request.patience)
             return
-        fit = eligible & (columns.quantile(blocks, z) <= deadline - now)
+        budget[()] = deadline - now
+        fit = eligible & (whole <= budget)
         if asks_first:
-            first = columns.quantile(columns.blocks(request, 0.0), z_first)
-            fit = fit & (first <= request.first_token_deadline - now)
+            first, _ = columns.at(request, 0.0, self.z_first)
+            budget[()] = request.first_token_deadline - now
+            fit = fit & (first <= budget)
         if request.token_interval < INFINITE:
             # A node's pace varies with its relative error, not with what waits in front of it.
             fit = fit & (columns.output * (1.0 + z * columns.error) <= request.token_interval)
@@ -331,18 +354,26 @@ class Candidates:
     @property
     def price(self) -> Floats:
         """US dollars with congestion counted in."""
-        prices: Floats = self.cost * self.columns.congestion
+        prices = self._price
+        if prices is None:
+            self._price = prices = self.cost * self.columns.congestion
         return prices
 
     @property
     def total(self) -> Floats:
         """Seconds in the mean."""
-        return self._blocks[0, : len(self.columns.nodes)]
+        return self._evaluate()[0]
 
     @property
     def spread(self) -> Floats:
         """Standard deviation of the seconds."""
-        return self._blocks[1, : len(self.columns.nodes)]
+        return self._evaluate()[1]
+
+    def _evaluate(self) -> tuple[Floats, Floats, Floats]:
+        """What most decisions need not know, from the columns as they are when first asked for."""
+        if self._evaluated is None:
+            self._evaluated = self.columns.evaluate(self.request, self.request.output_tokens)
+        return self._evaluated
 
     def narrowed(self, keep: Mask) -> Candidates:
         """The same, with fewer nodes."""
@@ -356,10 +387,9 @@ class Candidates:
         """Seconds by which each node misses the deadline, that of the first token, and the pace, with the request's
         probability; none above 0 is feasible."""
         request, columns, z = self.request, self.columns, self.z
-        first, first_spread, _ = columns.evaluate(request, 0.0)
         return (
-            self.total + z * self.spread - (request.deadline - now),
-            first + self.z_first * first_spread - (request.first_token_deadline - now),
+            columns.at(request, request.output_tokens, z)[0] - (request.deadline - now),
+            columns.at(request, 0.0, self.z_first)[0] - (request.first_token_deadline - now),
             columns.output * (1.0 + z * columns.error) - request.token_interval,
         )
 

@@ -30,16 +30,15 @@ class View:
     accepts: bool
     quality: Any
     wait: Any
-    total: Any
-    spread: Any
+    whole: Any
+    """At z spreads above the mean, ..."""
     first: Any
-    first_spread: Any
+    """... and this to the first token."""
     pace: Any
     """Seconds per output token."""
     error: Any
     cost: Any
     z: float
-    z_first: float
     congestion: Any
     headroom: Any
     unseen: float
@@ -47,9 +46,9 @@ class View:
 
 
 def views(columns: Columns, request: Request, now: float) -> list[View]:
-    total, spread, cost = columns.evaluate(request, request.output_tokens)
-    first, first_spread, _ = columns.evaluate(request, 0.0)
     z, z_first = columns.calibration.quantiles(request.probability, request.tenant)
+    whole, cost = columns.at(request, request.output_tokens, z)
+    first, _ = columns.at(request, 0.0, z_first)
     return [
         View(
             node=node,
@@ -58,15 +57,12 @@ def views(columns: Columns, request: Request, now: float) -> list[View]:
             accepts=bool(columns.accepts[i]),
             quality=columns.quality[i],
             wait=columns.wait[i],
-            total=total[i],
-            spread=spread[i],
+            whole=whole[i],
             first=first[i],
-            first_spread=first_spread[i],
             pace=columns.output[i],
             error=columns.error[i],
             cost=cost[i],
             z=z,
-            z_first=z_first,
             congestion=columns.congestion[i],
             headroom=columns.headroom[i],
             unseen=columns.unseen,
@@ -101,11 +97,11 @@ def punctual(view: View) -> bool:
     request, z = view.request, view.z
     if request.patient:
         return bool(view.wait <= request.patience)
-    if view.total + view.spread * z > request.deadline - view.now:
+    if view.whole > request.deadline - view.now:
         return False
     if request.first_token_deadline < INFINITE:
         budget = request.first_token_deadline - view.now
-        if view.first + view.first_spread * view.z_first > budget:
+        if view.first > budget:
             return False
     return bool(view.pace * (1.0 + z * view.error) <= request.token_interval)
 
@@ -132,9 +128,9 @@ def one_with_room(scored: list[tuple[Any, View]], rng: random.Random) -> View:
     return next((view for view, up_to in zip(prefix, room, strict=True) if up_to > drawn), prefix[-1])
 
 
-def _room(views: list[View]) -> list[Any]:
-    """The room up to and including each, added up in float32 as the columns do."""
-    return list(itertools.accumulate(view.headroom for view in views))
+def _room(views: list[View]) -> list[float]:
+    """The room up to and including each."""
+    return list(itertools.accumulate(float(view.headroom) for view in views))
 
 
 @dataclass(frozen=True)
