@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway import snapshot
 from gateway.auth import Keys, verifier
@@ -140,6 +140,7 @@ class Gateway:
         self.reload = Reload(path, config, overlay, build, self._swap, self.telemetry.count)
         self.slot = Slot(self.plane, self.registry, identity, version(), lambda: self.reload.generation)
         show(self.telemetry, self.plane, self.registry, lambda: self.reload.generation)
+        self.plane.rpc = None if config.listen.grpc_port is None else _rpc_pools(self.plane)
         self._saved = 0
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -227,34 +228,43 @@ class Gateway:
         finally:
             await end(background)
             self.plane.upstream.close()
+            if self.plane.rpc is not None:
+                await self.plane.rpc.close()
             self.plane.wheel.stop()
             await self._save()
             if self.decisions is not None:
                 await self.decisions.close()
 
     async def _serve(self, announce: Callable[[str], None], control_port: int) -> None:
-        listener = await listen(self.plane, (self.config.listen.host, self.config.listen.port))
+        entry = self.config.listen
+        listener = await listen(self.plane, (entry.host, entry.port))
+        calls = None
         try:
-            places = (
-                url(self.config.listen.host, listener.port),
-                url(self.config.control.host, control_port),
-            )
-            announce(f"ready {places[0]} control {places[1]}")
+            places = url(entry.host, listener.port), url(self.config.control.host, control_port)
+            ready = f"ready {places[0]} control {places[1]}"
+            if entry.grpc_port is not None:
+                calls = await _listen_for_calls(self.plane, entry.host, entry.grpc_port)
+                ready += f" grpc {url(entry.host, calls.port).removeprefix('http://')}"
+            announce(ready)
             log.info("serving", extra={"listen": places[0], "control": places[1], "gateway": self.config.id,
                                        "region": self.config.region, "version": version()})  # fmt: skip
             await self._stop.wait()
-            await self._drain(listener)
+            await self._drain(listener, calls)
         finally:
             listener.close()
+            if calls is not None:
+                await calls.close()
 
-    async def _drain(self, listener: Listener) -> None:
+    async def _drain(self, listener: Listener, calls: RpcListener | None) -> None:
         log.info("draining", extra={"seconds": DRAIN_SECONDS})
-        drain = asyncio.ensure_future(listener.drain(DRAIN_SECONDS))
+        doors: list[Listener | RpcListener] = [listener] if calls is None else [listener, calls]
+        drain = asyncio.ensure_future(asyncio.gather(*(door.drain(DRAIN_SECONDS) for door in doors)))
         hurry = asyncio.ensure_future(self._hurry.wait())
-        await asyncio.wait({drain, hurry}, return_when=asyncio.FIRST_COMPLETED)
-        whole = drain.done() and drain.result()
-        for task in (drain, hurry):
-            task.cancel()
+        ends: set[asyncio.Future[Any]] = {drain, hurry}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        whole = drain.done() and all(drain.result())
+        drain.cancel()
+        hurry.cancel()
         await asyncio.gather(drain, hurry, return_exceptions=True)
         log.info("drained", extra={"state": "whole" if whole else "cut short"})
 
@@ -321,6 +331,23 @@ class Gateway:
             for region, worker_ids in found.drained.items():
                 self.roster.drains(region, worker_ids, now)
             log.info("snapshot restored", extra={"workers": restored, "age_s": round(found.age(), 1)})
+
+
+# Imported where needed: grpc takes 60 ms and 15 MB, which a gateway without it need not spend.
+
+
+def _rpc_pools(plane: Plane) -> RpcPools:
+    from gateway.edge.rpc import RpcPools
+
+    return RpcPools(plane.wheel, plane.clock, plane.telemetry.count)
+
+
+async def _listen_for_calls(plane: Plane, host: str, port: int) -> RpcListener:
+    from gateway.edge.rpc_listener import RpcListener
+
+    listener = RpcListener(plane)
+    await listener.start(host, port)
+    return listener
 
 
 async def end(tasks: Sequence[asyncio.Future[None]]) -> None:

@@ -69,6 +69,8 @@ class Body(msgspec.Struct, gc=False, frozen=True, kw_only=True):
     """Independent inputs: texts to embed, documents to rank, rows of a tensor."""
     variants: tuple[str, ...] = ()
     """The variants asked for by the path (OIP's model version)."""
+    grpc: bool = False
+    """Whether it came by gRPC, and goes on by it."""
     has_provider: bool = False
     """Whether there is a `provider` member to cut out, be it null."""
     provider: Provider | None = None

@@ -38,11 +38,14 @@ class Listen(Section, frozen=True):
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Port = 8080
     """0 lets the system choose; the ready line says which."""
+    grpc_port: Port | None = None
+    """Where the Open Inference Protocol is spoken over gRPC; None for nowhere."""
 
 
-class Control(Listen, frozen=True):
+class Control(Section, frozen=True):
     """Where operators are listened to."""
 
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Port = 8081
 
 
@@ -280,6 +283,9 @@ def _listening(config: GatewayConfig) -> Faults:
     same = clients.host == operators.host or not {clients.host, operators.host}.isdisjoint(EVERYWHERE)
     if clients.port == operators.port != 0 and same:
         yield ConfigError("$.control.port", f"clients have port {clients.port} already (`listen`): take another, or 0")
+    taken = [clients.port, operators.port] if same else [clients.port]
+    if clients.grpc_port and clients.grpc_port in taken:
+        yield ConfigError("$.listen.grpc_port", f"port {clients.grpc_port} is HTTP's already: take another, or 0")
 
 
 def _bad_keys(config: GatewayConfig) -> Faults:

@@ -1,4 +1,4 @@
-"""Open Inference Protocol v2 over REST: its paths, what routing needs of an inference body, and its metadata.
+"""Open Inference Protocol v2: its REST paths, what routing needs of an inference request, and its metadata.
 
 Protocol: github.com/open-inference/open-inference-protocol, `inference_rest.md`. A model *version* in a path is a
 variant here, so that a client may pin one. Errors have the one shape of `openai/errors.py`.
@@ -7,6 +7,7 @@ variant here, so that a client may pin one. Errors have the one shape of `openai
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
@@ -15,12 +16,13 @@ import orjson
 from msgspec import Meta
 
 from gateway.body import Body, Kind, too_deep
+from policies.masks import NO_GRPC
 from policies.reason import Reason
+from policies.records import TensorSpec
 from policies.request import Shed
 
 if TYPE_CHECKING:
     from policies.fleet import Fleet
-    from policies.node import Node
 
 MAX_ITEMS = 1_000_000
 """Rows in one batch; far above what any engine takes at once."""
@@ -88,12 +90,16 @@ def read(path: bytes, raw: bytes) -> Body | Shed:
         return Shed(Reason.INVALID_JSON)
     if too_deep(raw):
         return Shed(Reason.INVALID_JSON, "The body is nested too deeply.")
-    shape = infer.inputs[0].shape
+    return body(named.model, named.version, infer.inputs[0].shape, len(raw))
+
+
+def body(model: str, version: str, shape: Sequence[int], size: int, *, grpc: bool = False) -> Body | Shed:
+    """What routing uses of an inference request: `shape` is its first input's, whose first dimension is the batch."""
     items = max(shape[0], 1) if shape else 1
     if items > MAX_ITEMS:
         return Shed(Reason.BAD_REQUEST, f"A batch takes up to {MAX_ITEMS} rows.", "inputs")
-    variants = (named.version,) if named.version else ()
-    return Body(kind=Kind.TENSOR, model=named.model, bytes=len(raw), items=items, variants=variants)
+    variants = (version,) if version else ()
+    return Body(kind=Kind.TENSOR, model=model, bytes=size, items=items, variants=variants, grpc=grpc)
 
 
 def upstream_path(path: bytes, served_name: str | None) -> bytes:
@@ -107,12 +113,15 @@ def upstream_path(path: bytes, served_name: str | None) -> bytes:
     return b"/v2/models/%b/infer" % quote(served_name or named.model, safe="").encode()
 
 
+def version() -> str:
+    return importlib.metadata.version("isochrone")
+
+
 def metadata(path: bytes, fleet: Fleet) -> bytes | Shed:
     """Answer a GET from what the fleet registered; no worker is asked."""
     plain = path.partition(b"?")[0]
     if plain == b"/v2":
-        version = importlib.metadata.version("isochrone")
-        return orjson.dumps({"name": "isochrone", "version": version, "extensions": []})
+        return orjson.dumps({"name": "isochrone", "version": version(), "extensions": []})
     if plain == b"/v2/health/live":
         return b'{"live":true}'
     if plain == b"/v2/health/ready":
@@ -120,18 +129,35 @@ def metadata(path: bytes, fleet: Fleet) -> bytes | Shed:
     named = target(plain)
     if named is None or named.action == "infer":
         return Shed(Reason.METHOD_NOT_ALLOWED if named else Reason.NOT_FOUND)
-    nodes = [node for node in fleet.nodes(named.model) if named.version in ("", node.endpoint.variant)]
+    found = model(named.model, named.version, fleet)
+    if isinstance(found, Shed):
+        return found
+    return orjson.dumps({"name": named.model, "ready": True} if named.action == "ready" else msgspec.to_builtins(found))
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model's metadata, as both REST and gRPC say it."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def model(name: str, version: str, fleet: Fleet, *, grpc: bool = False) -> Model | Shed:
+    """What the fleet registered of a model, or of one of its variants. What tensors it takes is as the first node says
+    that says it: variants of one model differ in their builds, not in these."""
+    nodes = [node for node in fleet.nodes(name) if version in ("", node.endpoint.variant)]
     if not nodes:
         return Shed(Reason.MODEL_NOT_FOUND)
-    if named.action == "ready":
-        return orjson.dumps({"name": named.model, "ready": True})
-    return orjson.dumps(_model(named.model, nodes))
-
-
-def _model(model: str, nodes: list[Node]) -> dict[str, object]:
-    """Model metadata. Registry records carry no tensor specifications, so `inputs` and `outputs` are left out."""
-    return {
-        "name": model,
-        "versions": sorted({node.endpoint.variant for node in nodes}),
-        "platform": ",".join(sorted({node.worker.engine for node in nodes})),
-    }
+    if grpc and all(node.worker.grpc_address is None for node in nodes):
+        return Shed(Reason.NO_MATCHING_NODE, NO_GRPC)
+    told = next((node.endpoint for node in nodes if node.endpoint.inputs), nodes[0].endpoint)
+    return Model(
+        name=name,
+        versions=sorted({node.endpoint.variant for node in nodes}),
+        platform=",".join(sorted({node.worker.engine for node in nodes})),
+        inputs=told.inputs,
+        outputs=told.outputs,
+    )

@@ -104,6 +104,7 @@ def encode(trace: Trace) -> dict[str, Any]:
         took = None if trace.finished is None else trace.finished - request.arrived
         told |= {
             "model": request.model,
+            "protocol": "grpc" if request.selection.grpc else "http",
             "policy": request.policy,
             "tenant": request.tenant,
             "stream": request.stream,

@@ -42,6 +42,7 @@ class Overlay(msgspec.Struct, frozen=True):
 
     host: str | None = None
     port: int | None = None
+    grpc_port: int | None = None
     control_port: int | None = None
     redis: str | None = None
 
@@ -53,6 +54,8 @@ class Overlay(msgspec.Struct, frozen=True):
             entry = replace(entry, host=self.host)
         if self.port is not None:
             entry = replace(entry, port=self.port)
+        if self.grpc_port is not None:
+            entry = replace(entry, grpc_port=self.grpc_port)
         if self.control_port is not None:
             control = replace(control, port=self.control_port)
         config = replace(config, listen=entry, control=control)
@@ -66,14 +69,22 @@ class Overlay(msgspec.Struct, frozen=True):
 @click.option("--config", "path", type=click.Path(path_type=Path), help="gateway.yaml; without it: loopback, no keys.")
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=PORT, help="Port for clients; 0 takes a free one.")
+@click.option("--grpc-port", type=PORT, help="Port for gRPC clients too; 0 takes a free one.")
 @click.option("--control-port", type=PORT, help="Port for operators; 0 takes a free one.")
 @click.option("--redis", metavar="URL", help="Registry, instead of the file's.")
-def main(path: Path | None, host: str | None, port: int | None, control_port: int | None, redis: str | None) -> None:
+def main(
+    path: Path | None,
+    host: str | None,
+    port: int | None,
+    grpc_port: int | None,
+    control_port: int | None,
+    redis: str | None,
+) -> None:
     """Route each request to the cheapest node that meets its deadline."""
     reason = unfit()
     if reason is not None:
         raise click.ClickException(reason)
-    overlay = Overlay(host, port, control_port, redis)
+    overlay = Overlay(host, port, grpc_port, control_port, redis)
     try:
         config = overlay.over(configuration.load(path) if path is not None else GatewayConfig())
     except ConfigError as error:

@@ -60,6 +60,8 @@ class Selection(msgspec.Struct, frozen=True):
     """Worker ids, regions or clouds, none of which may be the node's."""
     max_input_usd_per_mtok: float = INFINITE
     max_output_usd_per_mtok: float = INFINITE
+    grpc: bool = False
+    """Whether only nodes reached over gRPC will do."""
 
 
 ANY = Selection()

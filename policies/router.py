@@ -25,7 +25,7 @@ from policies.calibrate import LEAST_SPREAD
 from policies.columns import Candidates, Columns
 from policies.fleet import Fleet
 from policies.hedge import HedgeConfig, Hedging
-from policies.masks import in_regions
+from policies.masks import NO_GRPC, in_regions
 from policies.node import Node
 from policies.reason import Reason
 from policies.request import (
@@ -369,6 +369,8 @@ def violated(columns: Columns, request: Request) -> Shed | None:
         left = [node for node in columns.nodes if in_regions(selection, node.region)]
         if not left:
             return Shed(Reason.REGION_LOCKED, param="x-allow-regions")
+        if selection.grpc and all(node.worker.grpc_address is None for node in left):
+            return Shed(Reason.NO_MATCHING_NODE, NO_GRPC)
         if not columns.masks.selected(selection).any():
             return Shed(Reason.NO_MATCHING_NODE, param="provider")
     floor = request.min_quality if Infeasible.DEGRADE in request.when_infeasible else request.quality

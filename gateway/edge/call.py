@@ -68,13 +68,16 @@ class Call(msgspec.Struct, gc=False, eq=False):
         self.id = asked.request_id or headers.make_id(plane.rng)
         return None
 
+    def read(self) -> Body | Shed:
+        """What routing uses of the body."""
+        path = self.head.path
+        read = surface.reader(path)
+        return Shed(Reason.NOT_FOUND) if read is None else read(path, self.raw)
+
     def understand(self, plane: Plane) -> Request | Shed:
         """Read the body, find the client, and merge all with the route's defaults."""
         head, routes = self.head, plane.routes
-        read = surface.reader(head.path)
-        if read is None:
-            return Shed(Reason.NOT_FOUND)
-        body = read(head.path, self.raw)
+        body = self.read()
         if isinstance(body, Shed):
             return body
         self.body = body

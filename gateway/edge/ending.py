@@ -146,14 +146,14 @@ class Ending(Caller):
     def ring(self, now: float) -> None:
         """The alarm."""
 
-    def cancel(self) -> None:
-        """The client left."""
+    def cancel(self, reason: Reason = Reason.CLIENT_GONE) -> None:
+        """The client left, or listens no longer for the reason given."""
         plane = self._plane
         if self.state is DONE:
             return
         plane.telemetry.count("edge.cancelled")
         if self._attempt is not None and self._attempt.outcome is None:
-            self._settle(Reason.CLIENT_GONE, plane.clock())
+            self._settle(reason, plane.clock())
             self._drop(self._attempt)
         self.answer.abandon()
         self._finish()

@@ -13,9 +13,9 @@ from gateway.edge import loads, relay, surface, wire
 from gateway.edge.attempt import STALL, Attempt, limit
 from gateway.edge.ending import Ending
 from gateway.edge.state import BUFFER, CONNECT, DECIDE, HELD, SENT, STREAM
-from gateway.edge.upstream import Link
+from gateway.edge.upstream import Link, Pool
 from policies.reason import Reason
-from policies.records import Timings
+from policies.records import Timings, Worker
 from policies.request import Dispatch, Hold, Request, Shed
 from policies.retry import repeatable
 
@@ -82,7 +82,7 @@ class Exchange(Ending):
             self._go(DECIDE)
         self._tried.append(worker.id)
         plane.telemetry.dispatched(dispatch)
-        pool = plane.upstream.of(worker.address)
+        pool = self._pool(worker)
         self._attempt = attempt = Attempt(plane.router, dispatch, pool, limit(dispatch))
         link = pool.take()
         if link is None:
@@ -91,6 +91,10 @@ class Exchange(Ending):
             self._send(attempt, link, now)
         if dispatch.probes:
             plane.ask(dispatch.probes)
+
+    def _pool(self, worker: Worker) -> Pool:
+        """Where its links come from."""
+        return self._plane.upstream.of(worker.address)
 
     def _connect(self, attempt: Attempt, now: float) -> None:
         self._go(CONNECT)

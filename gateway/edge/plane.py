@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from gateway.auth import Keys
     from gateway.config import Limits
+    from gateway.edge.rpc import RpcPools
     from gateway.edge.upstream import Pools
     from gateway.edge.wheel import TimerWheel
     from gateway.geo import Locator
@@ -51,6 +52,7 @@ class Plane:
         "rng",
         "router",
         "routes",
+        "rpc",
         "steering",
         "strict",
         "telemetry",
@@ -70,6 +72,7 @@ class Plane:
         ring: Ring,
         limits: Limits,
         upstream: Pools,
+        rpc: RpcPools | None = None,
         wheel: TimerWheel,
         hosts: tuple[str, ...] = (),
         decision_headers: DecisionHeaders = "on_request",
@@ -89,6 +92,8 @@ class Plane:
         self.limits = limits
         self.upstream = upstream
         upstream.count = telemetry.count
+        self.rpc = rpc
+        """Workers over gRPC; None while no client can come by it."""
         self.wheel = wheel
         self.hosts = frozenset(host.lower().encode() for host in hosts)
         """Lower-case names this gateway answers for; empty means any."""

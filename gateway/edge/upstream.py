@@ -42,7 +42,7 @@ class Caller(Protocol):
     def broke(self) -> None: ...
 
 
-def _tell(caller: Caller, event: Callable[..., None], *args: Any) -> None:
+def tell(caller: Caller, event: Callable[..., None], *args: Any) -> None:
     """Pass an event on; a fault of ours in it ends that exchange, not the connection of another."""
     try:
         event(*args)
@@ -122,13 +122,13 @@ class Link(asyncio.Protocol):
         caller = self.caller
         self.close()
         if caller is not None:
-            _tell(caller, caller.garbled, self)
+            tell(caller, caller.garbled, self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         caller, self.caller = self.caller, None
         self._pool.drop(self)
         if caller is not None:
-            _tell(caller, caller.lost, self, exc is None)
+            tell(caller, caller.lost, self, exc is None)
 
 
 class Pool:
@@ -173,7 +173,7 @@ class Pool:
         """A link is free: to whoever waits longest, else idle."""
         if self._waiting:
             caller = self._next()
-            _tell(caller, caller.connected, link)
+            tell(caller, caller.connected, link)
         else:
             link.idle_since = self._pools.clock()
             self._idle[link] = None
@@ -215,7 +215,7 @@ class Pool:
         self.connecting -= 1
         if len(self._waiting) > self.connecting:  # else whoever it was for has found another link
             caller = self._next()
-            _tell(caller, caller.unreachable)
+            tell(caller, caller.unreachable)
 
     def forget(self, caller: Caller) -> None:
         """The caller waits no longer."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import grpc.aio
 import msgspec
 import pytest
 from aiohttp import web
@@ -22,7 +23,9 @@ from policies.records import encode_load, seal_worker
 from policies.request import RoundTrip
 from tests.gateway.conftest import RedisProcess
 from tests.gateway.desk import Desk
+from tests.gateway.edge.rpcs import infers, node
 from tests.gateway.members import load, worker
+from workers.proto import messages
 
 CHAT = {"model": "digits", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -33,7 +36,9 @@ class Running:
     def __init__(self, gateway: Gateway, session: aiohttp.ClientSession, ready: str) -> None:
         self.gateway = gateway
         self._session = session
-        _, self.data, _, self.control = ready.split()
+        _, self.data, _, self.control, *grpc = ready.split()
+        self.grpc = grpc[-1] if grpc else None
+        """Where gRPC is spoken."""
 
     async def get(self, path: str) -> tuple[int, Any]:
         async with self._session.get(self.control + path) as answer:
@@ -100,6 +105,24 @@ async def test_a_request_through_the_whole_process(tmp_path: Path, redis_process
         assert told["attempts"][0]["node"] == "w1/digits:fp32"
         assert told["attempts"][0]["actual"]["accelerator_ms"] == 3.0
         await at.until(lambda: at.gateway.fleet.workers["w1"].rtt.samples > 0)  # the probes follow it
+    await desk.redis.aclose()
+
+
+async def test_a_call_by_grpc_through_the_whole_process(tmp_path: Path, redis_process: RedisProcess) -> None:
+    desk = Desk(redis_process.url)
+    listen = {"port": 0, "grpc_port": 0}
+    async with (
+        node("w1", region="eu-west") as w1,
+        running(tmp_path / "g.yaml", redis=redis_process.url, listen=listen) as at,
+    ):
+        await desk.redis.publish("iso:{eu-west}:changes:w1", b"node " + seal_worker(w1.record))
+        await at.until(lambda: "w1" in at.gateway.fleet.workers, 1.0)
+        async with grpc.aio.insecure_channel(at.grpc) as channel:
+            call = channel.unary_unary(f"/{messages.INFERENCE}/ModelInfer")
+            raw = await call(infers().SerializeToString(), metadata=[("x-request-id", "r1")])
+        assert messages.ModelInferResponse.FromString(raw).model_version == "fp32"
+        _, told = await at.get("/admin/explain/r1")
+        assert (told["attempts"][0]["node"], told["protocol"]) == ("w1/double:fp32", "grpc")
     await desk.redis.aclose()
 
 

@@ -172,6 +172,20 @@ def test_ports_that_do_not_meet(clients, operators):
     check(GatewayConfig(listen=Listen(*clients), control=Control(*operators)))
 
 
+@pytest.mark.parametrize(
+    ("listen", "taken"),
+    [(Listen(port=9, grpc_port=9), True), (Listen(port=9, grpc_port=8), True), (Listen("127.0.0.2", 9, 8), False),
+     (Listen(port=0, grpc_port=0), False)],
+)  # fmt: skip
+def test_grpc_has_a_port_of_its_own(listen, taken):
+    config = GatewayConfig(listen=listen, control=Control("127.0.0.1", 8))
+    if taken:
+        with pytest.raises(ConfigError, match=r"\$\.listen\.grpc_port"):
+            check(config)
+    else:
+        check(config)
+
+
 @pytest.mark.parametrize("where", ["clients", "admins"])
 def test_two_keys_with_one_id(tmp_path, where):
     key = f"{{id: a, hash: '{KEY}'}}"

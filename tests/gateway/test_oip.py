@@ -1,15 +1,16 @@
 import random
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.body import Body, Kind
-from gateway.oip import MAX_ITEMS, Target, metadata, read, target, upstream_path
+from gateway.oip import MAX_ITEMS, Target, metadata, model, read, target, upstream_path
 from policies.fleet import Fleet
 from policies.reason import Reason
-from policies.records import Curve, Endpoint, MarginalPrice, Worker
+from policies.records import Curve, Endpoint, MarginalPrice, TensorSpec, Worker
 from policies.request import Shed, WorkerSeen
 
 INFER = b"/v2/models/digits/infer"
@@ -102,10 +103,19 @@ def test_the_path_sent_to_a_worker():
     assert upstream_path(INFER, "org/digits v2") == b"/v2/models/org%2Fdigits%20v2/infer"
 
 
+TENSORS = {
+    "inputs": [{"name": "pixels", "datatype": "FP32", "shape": [-1, 64]}],
+    "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}],
+}
+
+
 @pytest.fixture
 def fleet() -> Fleet:
     fleet = Fleet(random.Random(1))
-    endpoints = tuple(Endpoint(model="digits", variant=v, quality=1.0, curve=Curve(0.01)) for v in ("int8", "fp32"))
+    told = {side: tuple(TensorSpec(**spec) for spec in specs) for side, specs in TENSORS.items()}
+    endpoints = tuple(
+        Endpoint(model="digits", variant=v, quality=1.0, curve=Curve(0.01), **told) for v in ("int8", "fp32")
+    )
     price = MarginalPrice(1.0)
     seen = Worker(id="w", boot="b", seq=1, address="10.1.2.3:1", region="eu", price=price, endpoints=endpoints)
     fleet.apply(WorkerSeen(seen), 0.0)
@@ -119,8 +129,11 @@ def fleet() -> Fleet:
         (b"/v2/health/ready", {"ready": True}),
         (b"/v2/models/digits/ready", {"name": "digits", "ready": True}),
         (b"/v2/models/digits/versions/int8/ready", {"name": "digits", "ready": True}),
-        (b"/v2/models/digits", {"name": "digits", "versions": ["fp32", "int8"], "platform": "isochrone"}),
-        (b"/v2/models/digits/versions/int8", {"name": "digits", "versions": ["int8"], "platform": "isochrone"}),
+        (b"/v2/models/digits", {"name": "digits", "versions": ["fp32", "int8"], "platform": "isochrone", **TENSORS}),
+        (
+            b"/v2/models/digits/versions/int8",
+            {"name": "digits", "versions": ["int8"], "platform": "isochrone", **TENSORS},
+        ),
     ],
 )
 def test_metadata(fleet, path, expected):
@@ -163,3 +176,12 @@ def test_any_bytes_are_read_or_refused(raw, tail):
     assert isinstance(read(INFER, raw), Body | Shed)
     assert isinstance(read(INFER, b'{"inputs":[{"shape":[1],"data":' + raw), Body | Shed)
     assert isinstance(read(b"/v2/models/" + tail, tensor(1)), Body | Shed)
+
+
+def test_a_model_that_grpc_does_not_reach_is_known_and_said_to_be_elsewhere(fleet):
+    assert model("digits", "", fleet).inputs[0].name == "pixels"
+    shed = model("digits", "", fleet, grpc=True)
+    assert (shed.reason, "POST it to /v2/models" in shed.detail) == (Reason.NO_MATCHING_NODE, True)
+    (record,) = (state.record for state in fleet.workers.values())
+    fleet.apply(WorkerSeen(msgspec.structs.replace(record, seq=2, grpc_address="10.1.2.3:2")), 1.0)
+    assert model("digits", "fp32", fleet, grpc=True).versions == ["fp32"]

@@ -114,8 +114,8 @@ def test_this_interpreter_is_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_line_goes_over_the_file() -> None:
     given = GatewayConfig(listen=Listen(port=1), registries={"eu": "redis://127.0.0.1:1"})
     assert Overlay().over(given) == given
-    changed = Overlay(host="localhost", port=2, control_port=3, redis="redis://127.0.0.1:2").over(given)
-    assert (changed.listen, changed.control.port) == (Listen(host="localhost", port=2), 3)
+    changed = Overlay(host="localhost", port=2, grpc_port=4, control_port=3, redis="redis://127.0.0.1:2").over(given)
+    assert (changed.listen, changed.control.port) == (Listen(host="localhost", port=2, grpc_port=4), 3)
     assert (changed.redis, changed.registries) == ("redis://127.0.0.1:2", {})
     with pytest.raises(ConfigError):
         Overlay(redis="http://nonsense").over(given)

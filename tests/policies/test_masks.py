@@ -46,3 +46,11 @@ def test_a_node_that_does_not_say_where_it_is_fits_no_region_not_even_any():
     (node,) = router(worker("w")).fleet.nodes()
     node.worker = msgspec.structs.replace(node.worker, region="")
     assert not allows(nowhere, node)
+
+
+def test_a_request_by_grpc_needs_a_node_that_is_reached_by_it():
+    fleet = router(worker("http"), worker("both", grpc_address="127.0.0.1:9001")).fleet
+    columns, selection = fleet.columns("chat"), Selection(grpc=True)
+    chosen = [node.worker.id for node in columns.nodes if columns.masks.selected(selection)[node.slot]]
+    assert chosen == ["both"]
+    assert [node.worker.id for node in columns.nodes if allows(selection, node)] == ["both"]
