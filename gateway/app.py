@@ -40,6 +40,10 @@ from policies.records import Verify
 from policies.request import Change, LoadSeen, ProbeFailed, RoundTrip, WorkerGone, WorkerSeen
 from policies.router import Policy, Router
 
+if TYPE_CHECKING:
+    from gateway.edge.rpc import RpcPools
+    from gateway.edge.rpc_listener import RpcListener
+
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.05
