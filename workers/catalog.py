@@ -32,7 +32,7 @@ class Entry(NamedTuple):
     text: Any = None
     """TEXT: workers.engines.text.Text."""
     context: int = 0
-    """TEXT: most tokens of prompt and answer together."""
+    """TEXT: most tokens of prompt and answer together. EMBEDDING: what of a text is read."""
     inputs: tuple[Any, ...] = ()
     """TENSOR: workers.engines.TensorSpec of each input."""
     outputs: tuple[Any, ...] = ()

@@ -127,7 +127,8 @@ def _tensor(folder: Path, manifest: Manifest, variant: Variant) -> Built:
 def _embedding(folder: Path, manifest: Manifest, variant: Variant) -> Built:
     if manifest.tokenizer is None or manifest.context is None:
         raise ManifestError(f"{folder}: $.tokenizer and $.context are needed for sentence embeddings")
-    embedder = Embedder(folder / variant.file, folder / manifest.tokenizer.file, manifest.context)
+    context = manifest.context
+    embedder = Embedder(folder / variant.file, folder / manifest.tokenizer.file, context)
     predicted = variant.curve.seconds(prompt_tokens=embedder.count(TRIAL_TEXT))
 
     def together(items: int) -> object:
@@ -135,7 +136,8 @@ def _embedding(folder: Path, manifest: Manifest, variant: Variant) -> Built:
 
     def entry(endpoint: Endpoint, batching: Batching) -> Entry:
         run = functools.partial(run_sentences, embedder)
-        return Entry(endpoint, EMBEDDING, Batched(endpoint, run, batching, length=TRIAL_LENGTH, stop=embedder.stop))
+        runner = Batched(endpoint, run, batching, length=TRIAL_LENGTH, stop=embedder.stop)
+        return Entry(endpoint, EMBEDDING, runner, context=context)
 
     return Built(predicted, functools.partial(together, 1), entry, together)
 

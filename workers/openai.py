@@ -23,10 +23,11 @@ from workers.batcher import Batcher
 from workers.catalog import EMBEDDING, TEXT, Catalog, Entry
 from workers.engines.text import Detokenizer
 from workers.http import Call, Reply, Route, error_body, invalid, json_reply, read_body
+from workers.lengths import alike
 from workers.openai_bodies import ChatBody, CompletionBody, EmbeddingBody, ResponseBody, TextBody, sentences
 from workers.openai_replies import Chat, Completion, Response, Shape, event
 from workers.queue import Job, Refused, Token
-from workers.runners import Generation
+from workers.runners import Batched, Generation
 from workers.timings import comment, load_comment, timings
 
 
@@ -61,7 +62,7 @@ class OpenAI:
         return await self._generate(request, call, ResponseBody, Response)
 
     async def embed(self, request: web.Request, call: Call) -> Reply:
-        """Sentences in, vectors out; many sentences are several jobs, so that no request holds the accelerator."""
+        """Sentences in, vectors out; many sentences are several jobs, each of like lengths."""
         raw = await read_body(request)
         if isinstance(raw, Refused):
             return raw
@@ -75,15 +76,25 @@ class OpenAI:
         texts = sentences(body)
         if isinstance(texts, Refused):
             return texts
-        size = entry.endpoint.max_batch
+        assert isinstance(entry.runner, Batched)
+        parts = alike(texts, entry.context, entry.runner.most)
         jobs = [
-            Job(entry.lane, part, arrived=call.arrived, deadline=call.deadline, items=len(part))
-            for part in (texts[i : i + size] for i in range(0, len(texts), size))
+            Job(
+                entry.lane,
+                [texts[i] for i in part],
+                arrived=call.arrived,
+                deadline=call.deadline,
+                items=len(part),
+                bucket=size,
+            )
+            for size, part in parts
         ]
         results = await self._batcher.results(jobs)
         if isinstance(results, Refused):
             return results
-        vectors = [vector for part, _ in results for vector in part]
+        order = [i for _, part in parts for i in part]
+        rows = [vector for part, _ in results for vector in part]
+        vectors = [vector for _, vector in sorted(zip(order, rows, strict=True), key=lambda pair: pair[0])]
         tokens = sum(count for _, count in results)
         reply = {
             "object": "list",

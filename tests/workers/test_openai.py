@@ -284,8 +284,10 @@ async def test_base64_is_little_endian_float32():
 async def test_many_sentences_keep_their_order_over_several_batches():
     async with serving(embedding_entry()) as bench, client(bench) as ai:
         reply = await ai.embeddings.create(model="lengths", input=["x" * n for n in range(1, 12)])
-        assert bench.batcher.runners["lengths:fp32"].tally.items == 11
+        mixed = await ai.embeddings.create(model="lengths", input=["x" * (n * 97 % 500 + 1) for n in range(20)])
+        assert bench.batcher.runners["lengths:fp32"].tally.items == 11 + 20
     assert [item.embedding[0] for item in reply.data] == list(range(1, 12))
+    assert [item.embedding[0] for item in mixed.data] == [n * 97 % 500 + 1 for n in range(20)]
     assert [item.index for item in reply.data] == list(range(11))
 
 
