@@ -39,6 +39,7 @@ from policies.fleet import Fleet
 from policies.records import Verify
 from policies.request import Change, LoadSeen, ProbeFailed, RoundTrip, WorkerGone, WorkerSeen
 from policies.router import Policy, Router
+from policies.shadow import Shadowed
 
 if TYPE_CHECKING:
     from gateway.edge.rpc import RpcPools
@@ -86,6 +87,13 @@ def build(config: GatewayConfig) -> Built:
     )
 
 
+def _router(fleet: Fleet, built: Built, rng: random.Random) -> Router:
+    """One that puts requests to shadows too, where a route has one."""
+    if built.routes.shadowed(fleet, rng):
+        return Shadowed(fleet, built.policies, rng, built.routes.shadow)
+    return Router(fleet, built.policies, rng)
+
+
 class Gateway:
     """One process: its data plane, its registry, its control plane."""
 
@@ -118,7 +126,7 @@ class Gateway:
                 config.decision_log, identity, self.fleet, config.auth.pepper, self.telemetry.count, rng, time.time
             )
         self.plane = Plane(
-            router=Router(self.fleet, built.policies, rng),
+            router=_router(self.fleet, built, rng),
             routes=built.routes,
             keys=built.keys,
             locator=built.locator,
@@ -191,7 +199,7 @@ class Gateway:
     def _swap(self, config: GatewayConfig, built: Built) -> None:
         """Put a configuration in force, between two callbacks of the loop."""
         plane = self.plane
-        router = Router(self.fleet, built.policies, self._rng)
+        router = _router(self.fleet, built, self._rng)
         router.adopt(plane.router)
         built.routes.adopt(plane.routes)
         plane.router, plane.routes = router, built.routes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -105,10 +106,11 @@ def nodes(control: str, admin_key: str, model: str | None, as_json: bool, watch:
 )
 @click.option("--max-tokens", type=click.IntRange(0, 10**6), help="Longest answer.")
 @click.option("--surface", type=click.Choice(["chat", "completions", "embeddings"]), default="chat", show_default=True)
+@click.option("--shadow", is_flag=True, help="And what the second policy of its route would do.")
 @click.option("--json", "as_json", is_flag=True, help="The control plane's answer as it is.")
 @asking
 def explain(
-    control: str, admin_key: str, what: str | None, request_id: str | None, as_json: bool, **asked: Any
+    control: str, admin_key: str, what: str | None, request_id: str | None, shadow: bool, as_json: bool, **asked: Any
 ) -> None:
     """Say where a request for MODEL would go now and why, or why REQUEST_ID went where it went."""
     inquiry, console = Inquiry(control, admin_key), screen()
@@ -125,7 +127,7 @@ def explain(
     assert what is not None
     told = ask(inquiry, "POST", "/admin/explain", body=imagined(what, asked))
     if told["decision"] != "model_not_found":
-        show(console, told, tables.explained, as_json)
+        show(console, told, partial(tables.explained, shadow=shadow), as_json)
         return
     if as_json:
         click.echo(inquiry.text(told))

@@ -17,8 +17,12 @@ from gateway.telemetry import MAX_REGIONS, Reading, Telemetry
 from policies.estimate import CLASSES
 from policies.health import State
 from policies.reliability import Bin
+from policies.shadow import Shadow, Tally
 
 Figures = dict[tuple[str, ...], float]
+PAIR = ("route", "policy", "shadow")
+SIDE = (*PAIR, "side")
+"""Labels of the comparison of two policies, and of one side of it."""
 
 
 def show(telemetry: Telemetry, plane: Plane, registry: Registry, generation: Callable[[], Generation]) -> None:
@@ -46,6 +50,16 @@ def show(telemetry: Telemetry, plane: Plane, registry: Registry, generation: Cal
 
     def foretold(figure: Callable[[Bin], float]) -> Callable[[], Figures]:
         return lambda: {(b.label,): figure(b) for b in plane.router.fleet.calibration.reliability.bins()}
+
+    def shadows(figure: Callable[[Shadow], float]) -> Callable[[], Figures]:
+        return lambda: {(*key, s.name): figure(s) for key, s in plane.routes.shadows().items()}
+
+    def sides(figure: Callable[[Tally], float]) -> Callable[[], Figures]:
+        def read() -> Figures:
+            found = plane.routes.shadows().items()
+            return {(*key, s.name, who): figure(t) for key, s in found for who, t in s.tallies.items()}
+
+        return read
 
     def residuals() -> Figures:
         calibration = plane.router.fleet.calibration
@@ -89,6 +103,21 @@ def show(telemetry: Telemetry, plane: Plane, registry: Registry, generation: Cal
                 flag(lambda: plane.router.fleet.calibration.reliability.error)),
         Reading("brier_score", "Mean squared error of the predicted probabilities since the start.", (),
                 flag(lambda: plane.router.fleet.calibration.reliability.brier)),
+        Reading("shadow_requests", "Requests put to a route's policy and to its shadow.", PAIR,
+                shadows(lambda s: s.asked), rises=True),
+        Reading("shadow_agreements", "Those that both would send to the same node, or neither to any.", PAIR,
+                shadows(lambda s: s.agreed), rises=True),
+        Reading("shadow_both", "Those that both would send somewhere.", PAIR, shadows(lambda s: s.both), rises=True),
+        Reading("shadow_regret_dollars", "By how much the policy's predictions are dearer, where both promise.", PAIR,
+                shadows(lambda s: s.regret)),
+        Reading("shadow_promised", "Requests that one of the two predicts in time.", SIDE,
+                sides(lambda t: t.promised), rises=True),
+        Reading("shadow_refused", "Requests that one of the two would hold or refuse.", SIDE,
+                sides(lambda t: t.refused), rises=True),
+        Reading("shadow_cost_dollars", "Predicted by one of the two, of what both would send.", SIDE,
+                sides(lambda t: t.cost), rises=True),
+        Reading("shadow_probability", "Sum of the probabilities to be in time, likewise.", SIDE,
+                sides(lambda t: t.chance), rises=True),
         Reading("config_generation", "Number of the configuration in force.", (), flag(lambda: generation().number)),
         Reading("config_stale", "Whether the newest configuration file was refused.", (),
                 flag(lambda: bool(generation().refused))),

@@ -7,6 +7,7 @@ the client allow, all must hold. Pure and free of sockets, because `/admin/expla
 from __future__ import annotations
 
 import fnmatch
+import random
 
 from msgspec.structs import replace
 
@@ -18,11 +19,13 @@ from gateway.openai.headers import Asked
 from gateway.routeconfig import DEFAULT, UNKNOWN, Regions, RouteConfig
 from policies import cost
 from policies.cost import Terms
+from policies.fleet import Fleet
 from policies.lengths import Length, Lengths
 from policies.reason import Reason
 from policies.records import Worker
 from policies.request import ANY, INFINITE, Infeasible, Request, Selection, Shed, Sort
 from policies.router import Policy
+from policies.shadow import Shadow
 
 CACHED_MODELS = 4096
 """Model names whose route is remembered. Clients choose the names, so the memory for them is bounded."""
@@ -45,6 +48,7 @@ class _Route:
         self.total = _seconds(deadline.total_ms)
         self.ttft = _seconds(deadline.ttft_ms)
         self.tpot = _seconds(deadline.tpot_ms)
+        self.shadow: Shadow | None = None
         self.terms = Terms(config.cost.energy_usd_per_kwh, config.cost.carbon_usd_per_kg)
 
 
@@ -129,10 +133,34 @@ class Routes:
     def adopt(self, earlier: Routes) -> None:
         """Keep what was learned under an earlier configuration."""
         self._lengths = earlier._lengths
+        known = earlier.shadows()
+        for key, shadow in self.shadows().items():
+            if key in known and known[key].name == shadow.name:
+                shadow.adopt(known[key])
 
     def policies(self) -> dict[str, Policy]:
         """Every policy that can be named, built: the presets, those of the configuration, those inside routes."""
         return {name: policy.build() for name, policy in self._named.items()}
+
+    def shadowed(self, fleet: Fleet, rng: random.Random) -> bool:
+        """Make the routes' shadows; whether there are any."""
+        for route in self._routes:
+            name = route.config.shadow
+            if name is not None:
+                chance = random.Random(rng.random())  # noqa: S311 (its own: it moves nothing of the router's)
+                route.shadow = Shadow(name, self._named[name].build(), fleet, route.config.shadow_share, chance)
+        return any(route.shadow is not None for route in self._routes)
+
+    def shadow(self, model: str) -> Shadow | None:
+        """The second policy of a model's route."""
+        route = self._find(model)
+        return None if route is None else route.shadow
+
+    def shadows(self) -> dict[tuple[str, str], Shadow]:
+        """By the pattern of their route, and its policy."""
+        return {
+            (route.config.match.model, route.policy): route.shadow for route in self._routes if route.shadow is not None
+        }
 
     def extra(self, model: str, worker: Worker) -> float:
         """US dollars per accelerator second that a model's route counts beside a worker's price."""
@@ -236,9 +264,7 @@ class Routes:
         if selection is None:
             if len(self._selections) >= CACHED_SELECTIONS:
                 self._selections.clear()
-            selection = self._selections[key] = Selection(
-                variants=variants, regions=regions, grpc=body.grpc
-            )
+            selection = self._selections[key] = Selection(variants=variants, regions=regions, grpc=body.grpc)
         if provider is None:
             return selection
         return replace(

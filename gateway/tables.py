@@ -33,8 +33,9 @@ def nodes(rows: Sequence[Row]) -> RenderableType:
     return table
 
 
-def explained(told: Row) -> RenderableType:
-    """What would be decided: every candidate, cheapest first, the verdict, and what else could have been."""
+def explained(told: Row, shadow: bool = False) -> RenderableType:
+    """What would be decided: every candidate, cheapest first, the verdict, and what else could have been; with
+    `shadow`, what the route's second policy would do."""
     table = Table(box=None, header_style="bold")
     table.add_column("node", no_wrap=True)
     table.add_column("region", no_wrap=True)
@@ -49,7 +50,43 @@ def explained(told: Row) -> RenderableType:
         )  # fmt: skip
     if not told["candidates"]:
         return Text(heading(told), "bold")
-    return Group(Text(heading(told), "bold"), table, Text(legend(told), "dim"), Text(counterfactuals(told)))
+    parts: list[RenderableType] = [
+        Text(heading(told), "bold"),
+        table,
+        Text(legend(told), "dim"),
+        Text(counterfactuals(told)),
+    ]
+    parts.append(Text(bills(told)))
+    return Group(*parts, *([Text(beside(told), "bold")] if shadow else []))
+
+
+def bills(told: Row) -> str:
+    """What the chosen node adds to the bill, and what the fleet costs anyway."""
+    chosen = next((row for row in told["candidates"] if row["node"] == told["chosen"]), None)
+    if chosen is None:
+        return f"The model's workers cost ${told['fleet_usd_per_hour']:,.2f} an hour, used or not."
+    added = f"It adds {_usd(chosen['marginal_usd'])} a million to the bill"
+    paid = " (reserved: its hours are paid; what it is weighed by is what others lose)"
+    return (
+        f"{added}{paid if chosen['cost_mode'] == 'reserved' else ''}; "
+        f"the model's workers cost ${told['fleet_usd_per_hour']:,.2f} an hour, used or not."
+    )
+
+
+def beside(told: Row) -> str:
+    """What the shadow would do, in one sentence."""
+    other = told["shadow"]
+    if other is None:
+        return "This route has no shadow: give it `shadow: POLICY` in gateway.yaml."
+    if other["node"] is None:
+        return f"Its shadow {other['policy']} would not send it: {other['decision']}."
+    if other["agrees"]:
+        return f"Its shadow {other['policy']} would send it there too."
+    sure = "" if other["probability"] is None else f", {other['probability']:.1%} surely in time"
+    return (
+        f"Its shadow {other['policy']} would send it to {other['node']} ({other['decision'].replace('_', ' ')}): "
+        f"{_usd(other['cost_usd'])} a million and {_s(other['mean_s'])}{sure}."
+    )
 
 
 def last_column(told: Row) -> str:

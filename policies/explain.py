@@ -10,10 +10,11 @@ import msgspec
 import numpy as np
 
 from policies.balancers.cheapest_in_deadline import TIER
-from policies.columns import Candidates, Floats
+from policies.columns import Candidates, Columns, Floats
+from policies.cost import bill, hourly
 from policies.health import State
 from policies.masks import Mask, allows, in_regions
-from policies.request import INFINITE, Request, Shed
+from policies.request import INFINITE, Hold, Outcome, Request, Shed
 from policies.router import Choice, Router
 
 
@@ -36,6 +37,11 @@ class Candidate(msgspec.Struct, frozen=True):
     quantile_s: float
     """The time it is predicted to hold with the request's probability: mean + z(p) * spread."""
     cost_usd: float
+    """As it is weighed: of reserved capacity what its queue makes it worth, and with the route's energy and carbon."""
+    cost_mode: str
+    """`token`, `marginal` or `reserved`."""
+    marginal_usd: float
+    """What it would add to the bill."""
     probability: float | None
     """P(in time); None without a deadline."""
     verdict: str
@@ -50,6 +56,19 @@ class Alternative(msgspec.Struct, frozen=True):
     mean_s: float
     extra_cost_usd: float
     extra_s: float
+
+
+class Beside(msgspec.Struct, frozen=True):
+    """What the route's shadow would do with the same request."""
+
+    policy: str
+    decision: str
+    node: str | None
+    cost_usd: float | None
+    mean_s: float | None
+    probability: float | None
+    agrees: bool
+    """Whether it is the same as what is done."""
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -75,6 +94,10 @@ class Explanation(msgspec.Struct, frozen=True):
     without_deadline: Alternative | None
     """None for a request that has no deadline."""
     detail: str = ""
+    fleet_usd_per_hour: float = 0.0
+    """What the hours of the model's workers cost, whether they are used or not."""
+    shadow: Beside | None = None
+    """None for a route that has none."""
 
 
 def explain(router: Router, request: Request, now: float) -> Explanation:
@@ -104,6 +127,38 @@ def explain(router: Router, request: Request, now: float) -> Explanation:
         next_cheapest=_alternative(view, chosen, _next_cheapest(view, chosen)),
         without_deadline=_alternative(view, chosen, _without_deadline(router, request, now)),
         detail=choice.detail if isinstance(choice, Shed) else "",
+        fleet_usd_per_hour=_hourly(columns),
+        shadow=_shadowed(router, request, now, None if not isinstance(choice, Choice) else choice.node.id),
+    )
+
+
+def _decision(choice: Choice | Hold | Shed) -> str:
+    if isinstance(choice, Hold):
+        return "hold"
+    return choice.reason.label if isinstance(choice, Shed) else choice.status.value
+
+
+def _hourly(columns: Columns | None) -> float:
+    workers = {} if columns is None else {node.worker.id: node.worker for node in columns.nodes}
+    return sum(hourly(worker) for worker in workers.values())
+
+
+def _shadowed(router: Router, request: Request, now: float, chosen: str | None) -> Beside | None:
+    shadow = router.shadow(request.model)
+    if shadow is None:
+        return None
+    choice = shadow.consider(request, now)
+    if not isinstance(choice, Choice):
+        return Beside(shadow.name, _decision(choice), None, None, None, None, agrees=chosen is None)
+    eta = choice.node.eta(request, now)
+    return Beside(
+        policy=shadow.name,
+        decision=choice.status.value,
+        node=choice.node.id,
+        cost_usd=choice.candidates.cost.item(choice.slot),
+        mean_s=eta.total,
+        probability=None if _endless(request) else router.fleet.calibration.chance(request, eta, now),
+        agrees=choice.node.id == chosen,
     )
 
 
@@ -133,6 +188,8 @@ def _candidate(view: Candidates, slot: int, chosen: int | None, now: float) -> C
         spread_s=eta.spread,
         quantile_s=eta.total + view.z * eta.spread,
         cost_usd=float(view.cost[slot]),
+        cost_mode=str(node.worker.price.__struct_config__.tag),
+        marginal_usd=bill(node, request, Outcome(reply_bytes=round(request.reply_bytes))),
         probability=None if _endless(request) else view.columns.calibration.chance(request, eta, now),
         verdict=_verdict(view, slot, chosen, now),
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -43,6 +44,9 @@ from policies.request import (
     kept,
 )
 from policies.retry import RetryBudget, RetryConfig
+
+if TYPE_CHECKING:
+    from policies.shadow import Shadow
 
 TRIES = (Infeasible.BEST_EFFORT, Infeasible.HOLD)
 NEARLY = 0.25
@@ -130,7 +134,7 @@ class Router:
             return refusal
         choice = self.consider(request, now, avoid)
         if not avoid and not request.patient:
-            policy.overload.routed(self._crowded_out(choice, now))
+            policy.overload.routed(self.crowded_out(choice, now))
         if isinstance(choice, Shed):
             return choice
         candidates, slot = choice.candidates, choice.slot
@@ -253,7 +257,7 @@ class Router:
         slots = (slack >= slack.max() - NEARLY).nonzero()[0]
         return Choice(candidates, cheapest_with_room(candidates, slots, self._rng), Status.BEST_EFFORT)
 
-    def _crowded_out(self, choice: Choice | Shed, now: float) -> bool:
+    def crowded_out(self, choice: Choice | Shed, now: float) -> bool:
         """Whether only queues kept a request from being promised its deadline."""
         if isinstance(choice, Choice):
             if choice.status is not Status.BEST_EFFORT or choice.test:
@@ -341,6 +345,10 @@ class Router:
             return Shed(Reason.DEADLINE_EXCEEDED)
         if len(avoid) + request.client_retries > policy.budget.config.max_extra or not request.allow_fallbacks:
             return Shed(Reason.NO_CAPACITY, "No further attempt is allowed.", None, admission.MIN_RETRY_AFTER)
+        return None
+
+    def shadow(self, model: str) -> Shadow | None:
+        """The second policy that a model's requests are put to, without effect (shadow.py); this router has none."""
         return None
 
     def adopt(self, other: Router) -> None:

@@ -10,7 +10,7 @@ from gateway.app import Gateway
 from gateway.config import GatewayConfig, load
 from policies.records import seal_worker
 from policies.request import DrainSet, RoundTrip
-from tests.gateway.members import worker
+from tests.gateway.members import request, worker
 from tests.gateway.test_telemetry import page
 
 
@@ -66,3 +66,31 @@ async def test_what_is_counted_survives_a_reload(tmp_path: Path) -> None:
     assert after["isochrone_geoip_failures_total"] == 2  # the file is still missing
     assert after["isochrone_geoip_unknown_total"] == 3
     assert after["isochrone_wheel_faults_total"] == 1
+
+
+async def test_a_shadow_is_compared_on_the_page_and_outlives_a_reload(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text("routes: [{shadow: nearest, shadow_share: 1.0}]\nregistries: {eu-west: 'redis://127.0.0.1:1'}\n")
+    gateway = Gateway(load(path), path)
+    now = gateway.plane.clock()
+    for worker_id, price, rtt in (("near", 4.0, 0.002), ("far", 1.0, 0.09)):
+        gateway.roster.record("eu-west", None, seal_worker(worker(worker_id, price=price)), now)
+        for _ in range(20):
+            gateway.measured(RoundTrip(worker_id, rtt), now)
+    for _ in range(3):
+        gateway.plane.router.route(request(arrived=now, deadline=now + 9.0), now)
+    labels = "policy=cheapest_in_deadline,route=*,shadow=nearest"
+    found = page(gateway.telemetry)
+    assert found[f"isochrone_shadow_requests_total{{{labels}}}"] == 3
+    assert found[f"isochrone_shadow_agreements_total{{{labels}}}"] == 0
+    assert found[f"isochrone_shadow_both_total{{{labels}}}"] == 3
+    assert found[f"isochrone_shadow_regret_dollars{{{labels}}}"] < 0
+    for side in ("policy", "shadow"):
+        assert found[f"isochrone_shadow_promised_total{{{labels},side={side}}}"] == 3
+        assert found[f"isochrone_shadow_refused_total{{{labels},side={side}}}"] == 0
+        assert found[f"isochrone_shadow_probability_total{{{labels},side={side}}}"] == pytest.approx(3, rel=0.05)
+    assert found[f"isochrone_shadow_cost_dollars_total{{{labels},side=shadow}}"] > 0
+    path.write_text(path.read_text() + "decision_headers: always\n")
+    assert await gateway.reload.reload()
+    assert page(gateway.telemetry)[f"isochrone_shadow_requests_total{{{labels}}}"] == 3
+    assert not any("shadow" in name for name in page(Gateway(GatewayConfig()).telemetry))

@@ -72,6 +72,35 @@ def test_a_refusal_says_why() -> None:
     assert "quality_floor: The best variant has quality 1." in shown
 
 
+def test_the_bills_are_told_apart() -> None:
+    shown = text(tables.explained(told(deadline=0.05)))
+    assert "It adds $11.11 a million to the bill; the model's workers cost $5.00 an hour, used or not." in shown
+    paid = told(deadline=0.05)
+    for row in paid["candidates"]:
+        row["cost_mode"] = "reserved"
+    assert "(reserved: its hours are paid; what it is weighed by is what others lose)" in text(tables.explained(paid))
+    refused = told(quality=1.5, min_quality=1.5)
+    assert tables.bills(refused) == "The model's workers cost $5.00 an hour, used or not."
+
+
+def test_a_shadow_is_shown_when_asked_for() -> None:
+    explanation = told(deadline=0.05)
+    assert "shadow" not in text(tables.explained(explanation))
+    assert "This route has no shadow" in text(tables.explained(explanation, shadow=True))
+    other = {
+        "policy": "p2c", "decision": "best_effort", "node": "far/chat:fp32", "cost_usd": 3e-6, "mean_s": 0.1,
+        "probability": 0.25, "agrees": False,
+    }  # fmt: skip
+    told_of = explanation | {"shadow": other}
+    assert tables.beside(told_of) == (
+        "Its shadow p2c would send it to far/chat:fp32 (best effort): $3.00 a million and 100.0 ms, "
+        "25.0% surely in time."
+    )
+    assert tables.beside(told_of | {"shadow": other | {"agrees": True}}).endswith("would send it there too.")
+    refused = other | {"node": None, "decision": "deadline_infeasible"}
+    assert tables.beside(told_of | {"shadow": refused}).endswith("would not send it: deadline_infeasible.")
+
+
 NODE = {
     "node": "a/m:v", "model": "m", "region": "eu", "state": "serving", "quality": 1.0, "price": 2.5, "price_in": None,
     "price_out": None, "rtt_ms": None, "wait_ms": 0.0, "waiting": None, "running": 3, "in_flight": 1,

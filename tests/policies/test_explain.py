@@ -5,7 +5,7 @@ import pytest
 
 from policies.config import NearestConfig, PolicyConfig
 from policies.explain import explain
-from policies.records import Curve
+from policies.records import Curve, ReservedPrice
 from policies.request import DrainSet, Infeasible, Selection
 from tests.fleets import endpoint, request, router, worker
 
@@ -131,3 +131,15 @@ def test_verdict_and_figures_are_of_one_moment(house):
         assert (late > 0) is c.verdict.startswith("too late"), c
         if late > 0:
             assert f"{late * 1e3:.0f} ms" in c.verdict
+
+
+def test_both_bills_are_told():
+    r = router(worker("paid", price=ReservedPrice(4.0), egress_usd_per_gb=0.1), worker("spot", usd_per_hour=1.0))
+    told = explain(r, request(deadline=9.0, reply_bytes=1e6), 0.0)
+    paid, spot = (next(c for c in told.candidates if c.worker == name) for name in ("paid", "spot"))
+    assert told.fleet_usd_per_hour == 5.0
+    assert (paid.cost_mode, spot.cost_mode) == ("reserved", "marginal")
+    assert paid.marginal_usd == pytest.approx(1e-4), "its egress"
+    assert paid.cost_usd > paid.marginal_usd
+    assert spot.marginal_usd == pytest.approx(spot.cost_usd)
+    assert explain(r, request(model="none"), 0.0).fleet_usd_per_hour == 0.0
