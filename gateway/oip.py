@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MAX_ITEMS = 1_000_000
 """Rows in one batch; far above what any engine takes at once."""
 MAX_NAME = 256
+HEADER_LENGTH = b"inference-header-content-length"
+"""The field of the binary tensor extension: how many bytes of a body, or of an answer, are JSON."""
 
 
 class _Input(msgspec.Struct):
@@ -77,11 +79,18 @@ def _decoded(segment: bytes) -> str:
     return name if len(name) <= MAX_NAME else ""
 
 
-def read(path: bytes, raw: bytes) -> Body | Shed:
-    """Read an inference request: the model from its path, the batch from its first input."""
+def read(path: bytes, raw: bytes, length: bytes | None = None) -> Body | Shed:
+    """Read an inference request: the model from its path, the batch from its first input. `length` is what the header
+    says of how much is JSON, where tensors follow it as bytes."""
     named = target(path)
     if named is None or named.action != "infer":
         return Shed(Reason.NOT_FOUND)
+    size = len(raw)
+    if length is not None:
+        if not length.isdigit() or int(length) > size:
+            detail = "This header is the length of the JSON, in bytes of the body."
+            return Shed(Reason.BAD_REQUEST, detail, HEADER_LENGTH.decode())
+        raw = raw[: int(length)]
     try:
         infer = _infer.decode(raw)
     except msgspec.ValidationError:
@@ -90,7 +99,7 @@ def read(path: bytes, raw: bytes) -> Body | Shed:
         return Shed(Reason.INVALID_JSON)
     if too_deep(raw):
         return Shed(Reason.INVALID_JSON, "The body is nested too deeply.")
-    return body(named.model, named.version, infer.inputs[0].shape, len(raw))
+    return body(named.model, named.version, infer.inputs[0].shape, size)
 
 
 def body(model: str, version: str, shape: Sequence[int], size: int, *, grpc: bool = False) -> Body | Shed:
@@ -121,7 +130,7 @@ def metadata(path: bytes, fleet: Fleet) -> bytes | Shed:
     """Answer a GET from what the fleet registered; no worker is asked."""
     plain = path.partition(b"?")[0]
     if plain == b"/v2":
-        return orjson.dumps({"name": "isochrone", "version": version(), "extensions": []})
+        return orjson.dumps({"name": "isochrone", "version": version(), "extensions": ["binary_tensor_data"]})
     if plain == b"/v2/health/live":
         return b'{"live":true}'
     if plain == b"/v2/health/ready":

@@ -14,7 +14,7 @@ import math
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
@@ -89,11 +89,12 @@ def json_reply(call: Call, body: bytes, timings: Timings | None = None) -> web.R
     return response
 
 
-def error_body(refused: Refused) -> dict[str, dict[str, str | None]]:
-    """OpenAI's error shape."""
+def error_body(refused: Refused, path: str = "") -> dict[str, Any]:
+    """OpenAI's error shape; of the Open Inference Protocol, whose `error` is the sentence, the same beside that."""
     meaning = TABLE[refused.reason]
     message = refused.message or meaning.message
-    return {"error": {"message": message, "type": meaning.type, "param": refused.param, "code": meaning.code}}
+    told = {"type": meaning.type, "param": refused.param, "code": meaning.code}
+    return {"error": message, **told} if path.startswith("/v2/") else {"error": {"message": message, **told}}
 
 
 async def read_body(request: web.Request) -> bytes | Refused:
@@ -274,7 +275,7 @@ class Server:
             headers[EXECUTED_HEADER] = "0"
         if meaning.waits:
             headers[hdrs.RETRY_AFTER] = str(max(math.ceil(self._gauges.load().backlog or 0.0), 1))
-        body = orjson.dumps(error_body(refused))
+        body = orjson.dumps(error_body(refused, request.path))
         response = web.Response(status=meaning.http, body=body, content_type=JSON, headers=headers)
         if refused.reason in (Reason.BODY_TOO_LARGE, Reason.REQUEST_TIMEOUT):
             response.force_close()  # the rest of the body is still to come

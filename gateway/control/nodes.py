@@ -34,6 +34,7 @@ def _row(node: Node, now: float) -> dict[str, Any]:
         "zone": worker.zone,
         "cloud": worker.cloud,
         "address": worker.address,
+        "grpc_address": worker.grpc_address,
         "accelerator": worker.accelerator,
         "engine": worker.engine,
         "state": state.health.state.value,

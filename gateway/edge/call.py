@@ -70,9 +70,11 @@ class Call(msgspec.Struct, gc=False, eq=False):
 
     def read(self) -> Body | Shed:
         """What routing uses of the body."""
-        path = self.head.path
-        read = surface.reader(path)
-        return Shed(Reason.NOT_FOUND) if read is None else read(path, self.raw)
+        head, raw = self.head, self.raw
+        read = surface.reader(head.path)
+        if read is oip.read and oip.HEADER_LENGTH in head.named:
+            return oip.read(head.path, raw, head.named[oip.HEADER_LENGTH])
+        return Shed(Reason.NOT_FOUND) if read is None else read(head.path, raw)
 
     def understand(self, plane: Plane) -> Request | Shed:
         """Read the body, find the client, and merge all with the route's defaults."""

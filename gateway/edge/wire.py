@@ -103,6 +103,7 @@ ANSWER_FIELDS = frozenset(
         b"date",
         b"etag",
         b"expires",
+        b"inference-header-content-length",
         b"last-modified",
         b"retry-after",
         b"vary",

@@ -50,6 +50,13 @@ def body(shed: Shed) -> bytes:
     return orjson.dumps(document(shed.reason, f"{message} {shed.detail}" if shed.detail else message, shed.param))
 
 
+def flat(shed: Shed) -> bytes:
+    """As the Open Inference Protocol has it: `error` is the sentence, the rest stands beside it."""
+    meaning = TABLE[shed.reason]
+    message = f"{meaning.message} {shed.detail}" if shed.detail else meaning.message
+    return orjson.dumps({"error": message, "type": meaning.type, "param": shed.param, "code": meaning.code})
+
+
 def retry_after(shed: Shed) -> int | None:
     """Whole seconds for `Retry-After`, at least one; None where waiting does not help or nobody knows how long."""
     meaning = TABLE[shed.reason]
@@ -68,9 +75,12 @@ def retry(shed: Shed) -> bytes:
     return b"x-should-retry: true\r\n" if TABLE[shed.reason].retry else b"x-should-retry: false\r\n"
 
 
-def answer(shed: Shed, request_id: str, *, attempts: int = 0, close: bool = False, allow: str = "") -> bytes:
-    """The whole HTTP/1.1 response. `request_id` must be one `headers.py` accepted or made; `allow` goes with a 405."""
-    content = body(shed)
+def answer(
+    shed: Shed, request_id: str, *, attempts: int = 0, close: bool = False, allow: str = "", oip: bool = False
+) -> bytes:
+    """The whole HTTP/1.1 response. `request_id` must be one `headers.py` accepted or made; `allow` goes with a 405,
+    `oip` asks for the shape of the Open Inference Protocol."""
+    content = flat(shed) if oip else body(shed)
     tail = f"x-request-id: {request_id}\r\nx-route-attempts: {attempts}\r\n"
     if shed.reason is Reason.METHOD_NOT_ALLOWED:
         tail += f"allow: {allow}\r\n"  # RFC 9110 15.5.6 requires it; empty says that no method is taken

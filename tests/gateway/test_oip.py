@@ -142,7 +142,7 @@ def test_metadata(fleet, path, expected):
 
 def test_server_metadata(fleet):
     server = orjson.loads(metadata(b"/v2", fleet))
-    assert (server["name"], server["extensions"]) == ("isochrone", [])
+    assert (server["name"], server["extensions"]) == ("isochrone", ["binary_tensor_data"])
     assert server["version"]
 
 
@@ -185,3 +185,13 @@ def test_a_model_that_grpc_does_not_reach_is_known_and_said_to_be_elsewhere(flee
     (record,) = (state.record for state in fleet.workers.values())
     fleet.apply(WorkerSeen(msgspec.structs.replace(record, seq=2, grpc_address="10.1.2.3:2")), 1.0)
     assert model("digits", "fp32", fleet, grpc=True).versions == ["fp32"]
+
+
+def test_tensors_may_follow_the_json_as_bytes():
+    head = tensor(3)
+    body = read(INFER, head + b"\x00\xff", str(len(head)).encode())
+    assert (body.items, body.bytes) == (3, len(head) + 2)
+    assert read(INFER, head + b"\x00\xff").reason is Reason.INVALID_JSON
+    for length in (b"", b"-1", b"1e3", str(len(head) + 1).encode()):
+        shed = read(INFER, head, length)
+        assert (shed.reason, shed.param) == (Reason.BAD_REQUEST, "inference-header-content-length")

@@ -90,6 +90,13 @@ async def test_whoever_asks_gets_the_load_with_any_answer(client):
     assert costs[1:] == [None, None], "a refusal cost nothing"
 
 
+def told(body):
+    """What an error says: an object, or beside the sentence that the Open Inference Protocol has in its place."""
+    error = body["error"] if isinstance(body["error"], dict) else {"message": body.pop("error"), **body}
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
 @pytest.mark.parametrize(
     ("sent", "status", "code"),
     [
@@ -108,12 +115,11 @@ async def test_whoever_asks_gets_the_load_with_any_answer(client):
         ({"path": INFER, "data": b"x", "headers": {"content-encoding": "gzip"}}, 415, "unsupported_encoding"),
     ],
 )
-async def test_refusals_have_one_shape(client, sent, status, code):
+async def test_refusals_have_one_shape_and_the_open_inference_protocols_its_own(client, sent, status, code):
     sent = {"method": "POST", **sent}
     async with serving(tensor_entry()) as bench:
         got, headers, body = await ask(client, sent.pop("method"), bench.url + sent.pop("path"), **sent)
-    assert (got, body["error"]["code"]) == (status, code)
-    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert (got, told(body)["code"]) == (status, code)
     assert headers["x-request-id"]
     assert headers["x-should-retry"] == "false"
     assert ("x-isochrone-executed" in headers) == (status in (504, 503) or code == "model_not_found")
@@ -162,7 +168,7 @@ async def test_a_chunked_body_that_grows_too_large_is_refused(client):
 
     async with serving(tensor_entry()) as bench:
         status, _, body = await ask(client, "POST", bench.url + INFER, data=chunks())
-    assert (status, body["error"]["code"]) == (413, "body_too_large")
+    assert (status, told(body)["code"]) == (413, "body_too_large")
 
 
 async def test_full_and_draining_are_refused_unexecuted_with_a_hint_when_to_come_back(client):
@@ -175,7 +181,7 @@ async def test_full_and_draining_are_refused_unexecuted_with_a_hint_when_to_come
         first.cancel()
         await asyncio.wait([first])
     for (status, headers, body), code in ((full, "overloaded"), (draining, "draining")):
-        assert (status, body["error"]["code"], headers["x-isochrone-executed"]) == (503, code, "0")
+        assert (status, told(body)["code"], headers["x-isochrone-executed"]) == (503, code, "0")
         assert headers["x-should-retry"] == "true"
         assert int(headers["retry-after"]) >= 1
 
@@ -192,7 +198,7 @@ async def test_a_fault_of_ours_is_a_500_in_the_same_shape(client, monkeypatch, c
     async with serving(tensor_entry()) as bench:
         monkeypatch.setattr(bench.batcher, "submit", lambda jobs: 1 / 0)
         status, _, body = await ask(client, "POST", bench.url + INFER, json=BODY)
-    assert (status, body["error"]["code"]) == (500, "internal_error")
+    assert (status, told(body)["code"]) == (500, "internal_error")
     assert "ZeroDivisionError" in caplog.text
 
 

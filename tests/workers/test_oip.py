@@ -125,15 +125,15 @@ async def test_requests_of_several_clients_share_a_batch():
 async def test_what_is_wrong_with_a_tensor_is_said_by_its_name(bench, inputs, says):
     status, reply = await infer(bench, *inputs)
     assert status == 400
-    assert says in reply["error"]["message"]
+    assert says in reply["error"]
 
 
 async def test_other_mistakes_are_refused_too(bench):
     status, reply = await infer(bench, X, K, outputs=[{"name": "w"}])
-    assert (status, reply["error"]["param"]) == (400, "outputs")
-    assert "output 'w' is unknown: the model gives y, n" in reply["error"]["message"]
+    assert (status, reply["param"]) == (400, "outputs")
+    assert "output 'w' is unknown: the model gives y, n" in reply["error"]
     assert (await infer(bench, X, K, path="/v2/models/echo/infer"))[0] == 400
-    assert (await infer(bench, {"name": "x"}, K))[1]["error"]["param"] == "inputs[0]"
+    assert (await infer(bench, {"name": "x"}, K))[1]["param"] == "inputs[0]"
     for length in ("9", "-1", "9999"):
         status, _ = await ask(
             bench, "POST", "/v2/models/double/infer", {"inputs": [X, K]}, **{"inference-header-content-length": length}
@@ -194,7 +194,7 @@ async def test_bytes_and_json_may_be_mixed_tensor_by_tensor(bench):
 async def test_bytes_that_do_not_fit_are_refused(bench, given, says):
     status, _, body = await send(bench, *given)
     assert status == 400
-    assert says in orjson.loads(body)["error"]["message"]
+    assert says in orjson.loads(body)["error"]
 
 
 def test_half_precision_travels_as_json_numbers():

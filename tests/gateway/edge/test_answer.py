@@ -14,9 +14,11 @@ from tests.fakes import FakeTransport
 FIELDS = b"HTTP/1.1 200 OK\r\nx-a: b"
 
 
-def answering(method: bytes = b"POST", version: str = "1.1", keep: bool = True) -> tuple[Answer, FakeTransport]:
+def answering(
+    method: bytes = b"POST", version: str = "1.1", keep: bool = True, target: bytes = b"/v1/x"
+) -> tuple[Answer, FakeTransport]:
     transport = FakeTransport()
-    answer = Answer(Outlet(transport), Head(method, b"/v1/x", version, []), keep)
+    answer = Answer(Outlet(transport), Head(method, target, version, []), keep)
     answer.id = "r-1"
     return answer, transport
 
@@ -88,6 +90,13 @@ def test_a_refusal_says_how_often_it_was_tried_and_what_is_allowed() -> None:
     ):
         assert part in sent
     assert answer.status == 405
+
+
+def test_a_refusal_has_the_shape_of_the_surface_it_was_asked_on() -> None:
+    for target, error in ((b"/v2/models/m/infer", b'{"error":"'), (b"/v1/embeddings", b'{"error":{')):
+        answer, transport = answering(target=target)
+        answer.refuse(Shed(Reason.MODEL_NOT_FOUND), attempts=0)
+        assert error in transport.take()
 
 
 def test_a_client_that_left_gets_nothing() -> None:

@@ -67,6 +67,16 @@ def test_refusals() -> None:
     assert refusal(CHAT, path=b"/other") is Reason.NOT_FOUND
 
 
+def test_a_tensors_bytes_behind_the_json_are_not_read() -> None:
+    json = b'{"inputs":[{"shape":[2]}]}'
+    length = (b"inference-header-content-length", b"%d" % len(json))
+    body = call(json + b"\xff\xff", length, path=b"/v2/models/chat/infer").read()
+    assert not isinstance(body, Shed)
+    assert (body.items, body.bytes) == (2, len(json) + 2)
+    plain = call(json + b"\xff\xff", path=b"/v2/models/chat/infer").read()
+    assert isinstance(plain, Shed)
+
+
 def test_a_foreign_engine_is_spoken_to_by_its_own_names() -> None:
     foreign = worker("f", variant_header=False, endpoints=(endpoint(served_name="org/M"),))
     ours = worker("o")

@@ -178,6 +178,13 @@ def test_a_bad_key_is_refused_before_the_body_is_read(edge: Edge, expect: tuple[
     assert edge.telemetry._refused == {Reason.INVALID_API_KEY: 1}
 
 
+def test_a_refusal_before_the_body_has_the_shape_of_its_surface(edge: Edge) -> None:
+    for path, error in ((b"/v2/models/m/infer", b'{"error":"'), (b"/v1/embeddings", b'{"error":{')):
+        edge.connect()
+        head = post(b"x", b"Authorization: Bearer bad", path=path)
+        assert Playbook(edge) >> client(head) << client_sees(b"HTTP/1.1 401", error, closed=True)
+
+
 def test_a_refused_client_is_read_on_for_a_while_and_not_reset(edge: Edge) -> None:
     Playbook(edge) >> client(b"garbage\r\n\r\n") << client_sees(b"HTTP/1.1 400")
     assert edge.transport.eof

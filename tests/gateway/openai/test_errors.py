@@ -42,6 +42,13 @@ def test_detail_and_param_are_told():
     assert document["error"]["param"] == "x-deadline-ms"
 
 
+def test_the_open_inference_protocol_has_the_sentence_in_the_place_of_the_object():
+    status, _, document = parsed(answer(Shed(Reason.BAD_REQUEST, 'Say "x".', "inputs"), "i", oip=True))
+    assert status == 400
+    assert document.pop("error").endswith('Say "x".')
+    assert document == {"type": "invalid_request_error", "param": "inputs", "code": "bad_request"}
+
+
 def test_close():
     assert parsed(answer(Shed(Reason.BAD_FRAMING), "i", close=True))[1]["connection"] == "close"
 
