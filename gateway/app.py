@@ -151,7 +151,7 @@ class Gateway:
         )
         self.reload = Reload(path, config, overlay, build, self._swap, self.telemetry.count)
         self.slot = Slot(self.plane, self.registry, identity, version(), lambda: self.reload.generation)
-        show(self.telemetry, self.plane, self.registry, lambda: self.reload.generation)
+        show(self.telemetry, self.plane, self.registry, config.region, lambda: self.reload.generation)
         self.plane.rpc = None if config.listen.grpc_port is None else _rpc_pools(self.plane)
         self._saved = 0
         self._stop = asyncio.Event()

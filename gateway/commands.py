@@ -72,24 +72,26 @@ def ask(inquiry: Inquiry, method: str, path: str, **options: Any) -> Any:
 @click.option("--model", help="Only nodes of this model.")
 @click.option("--json", "as_json", is_flag=True, help="The control plane's answer as it is.")
 @click.option("--watch", is_flag=True, help="Keep the table up to date until interrupted.")
+@click.option("--signals", is_flag=True, help="What an autoscaler may go by instead, per model and region.")
 @asking
-def nodes(control: str, admin_key: str, model: str | None, as_json: bool, watch: bool) -> None:
+def nodes(control: str, admin_key: str, model: str | None, as_json: bool, watch: bool, signals: bool) -> None:
     """List the nodes a gateway knows, with what it measured of them."""
     inquiry, console = Inquiry(control, admin_key), screen()
+    path, table = ("/admin/signals", tables.signals) if signals else ("/admin/nodes", tables.nodes)
 
-    def rows() -> Any:
-        return ask(inquiry, "GET", "/admin/nodes", query={"model": model} if model else {})
+    def told() -> Any:
+        return ask(inquiry, "GET", path, query={"model": model} if model else {})
 
     if as_json:
-        click.echo(inquiry.text(rows()))
+        click.echo(inquiry.text(told()))
         return
     if not watch:
-        console.print(tables.nodes(rows()["nodes"]))
+        console.print(table(told()))
         return
-    with Live(tables.nodes(rows()["nodes"]), console=console, auto_refresh=False) as live:
+    with Live(table(told()), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(REFRESH_SECONDS)
-            live.update(tables.nodes(rows()["nodes"]), refresh=True)
+            live.update(table(told()), refresh=True)
 
 
 @click.command()

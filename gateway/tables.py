@@ -15,8 +15,32 @@ STATES = {"serving": "green", "probing": "yellow", "draining": "yellow", "ejecte
 PARTS = (("network", "network"), ("queue", "queue"), ("prefill", "prefill"), ("decode", "decode"), ("total", "total"))
 
 
-def nodes(rows: Sequence[Row]) -> RenderableType:
+def signals(told: Row) -> RenderableType:
+    """What an autoscaler may go by (docs/signals.md): supply by region, and the demand that nobody could meet."""
+    if not told["signals"]:
+        return Text("No nodes are known.")
+    table = Table(box=None, header_style="bold")
+    for name in ("model", "region"):
+        table.add_column(name, no_wrap=True)
+    for name in ("nodes", "busy", "shadow price", "runway", "idle dear"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in told["signals"]:
+        runway = "-" if row["runway_s"] is None else f"{row['runway_s']:.0f} s"
+        table.add_row(
+            row["model"], row["region"], str(row["nodes"]), f"{row['busy_nodes']:.2f}",
+            f"{row['shadow_price_ratio']:.2f}x", runway, f"{row['idle_dear_share']:.0%}",
+        )  # fmt: skip
+    missed = [
+        f"{row['model']}: {row['requests']} requests came in at {row['region']} that nobody could serve in time "
+        f"({row['cause']}): {row['accelerator_seconds']:.1f} accelerator seconds"
+        for row in told["infeasible"]
+    ]
+    return Group(table, *map(Text, missed))
+
+
+def nodes(told: Row) -> RenderableType:
     """One line per node."""
+    rows: Sequence[Row] = told["nodes"]
     if not rows:
         return Text("No nodes are known.")
     table = Table(box=None, header_style="bold")

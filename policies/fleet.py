@@ -24,10 +24,12 @@ from policies.request import (
     LoadSeen,
     Outcome,
     ProbeFailed,
+    Request,
     RoundTrip,
     WorkerGone,
     WorkerSeen,
 )
+from policies.signals import Signals
 from policies.worker import WorkerState
 
 SHOWN_SECONDS = 0.05
@@ -59,6 +61,7 @@ class Fleet:
         self.health = health or HealthConfig()
         self.workers: dict[str, WorkerState] = {}
         self.calibration = Calibration()
+        self.signals = Signals()
         self._columns: dict[str, Columns] = {}
         self._regions: dict[str, RoundTrips] = {}
         self.panics = 0
@@ -229,11 +232,18 @@ class Fleet:
                 state.health.eject(now, self._rng)
         self._touch(state, now)
 
+    def unmet(self, request: Request, crowded_out: bool) -> None:
+        """Nobody can serve a request in time; `crowded_out`: only for a queue."""
+        columns = self._columns.get(request.model)
+        if columns is not None:
+            self.signals.missed(columns, request, crowded_out)
+
     def tick(self, now: float) -> None:
         """Let ejections end and ages grow."""
         for columns in self._columns.values():
             columns.tick(now)
             reserved.follow(columns)
+        self.signals.tick(self._columns, now)
         if not self._sweep:
             self._sweep = list(self.workers.values())
         share = max(1, len(self.workers) // SWEEP_SHARE)

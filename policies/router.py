@@ -87,6 +87,13 @@ class Choice(msgspec.Struct, gc=False, frozen=True):
         return self.candidates.columns.nodes[self.slot]
 
 
+def hopeless(choice: Choice | Hold | Shed) -> bool:
+    """Whether nobody can serve a request in time (and not only its balancer picked somebody who cannot)."""
+    if isinstance(choice, Choice):
+        return choice.status is Status.BEST_EFFORT and not (choice.test or choice.candidates.fit.any())
+    return isinstance(choice, Hold) or choice.reason is Reason.DEADLINE_INFEASIBLE
+
+
 _Open = tuple[Dispatch, Policy, float, bool]
 """A dispatch that has not been reported, whose it is, the work reserved (what `report` must undo), and whether it tests
 a closed level. It keeps the dispatch, so its identity, alive."""
@@ -134,7 +141,10 @@ class Router:
             return refusal
         choice = self.consider(request, now, avoid)
         if not avoid and not request.patient:
-            policy.overload.routed(self.crowded_out(choice, now))
+            crowded = self.crowded_out(choice, now)
+            policy.overload.routed(crowded)
+            if hopeless(choice):
+                self.fleet.unmet(request, crowded)
         if isinstance(choice, Shed):
             return choice
         candidates, slot = choice.candidates, choice.slot

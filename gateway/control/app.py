@@ -143,6 +143,10 @@ async def _nodes(slot: Slot, request: web.Request) -> web.Response:
     return _json({"nodes": slot.nodes(request.query.get("model"))})
 
 
+async def _signals(slot: Slot, request: web.Request) -> web.Response:
+    return _json(slot.signals(request.query.get("model")))
+
+
 async def _drain(slot: Slot, request: web.Request) -> web.Response:
     try:
         order = msgspec.json.decode(await request.read(), type=DrainOrder)
@@ -189,6 +193,7 @@ ROUTES = (
     Route("GET", "/readyz", _ready, public=True),
     Route("GET", "/metrics", _metrics),
     Route("GET", "/admin/nodes", _nodes),
+    Route("GET", "/admin/signals", _signals),
     Route("POST", "/admin/drain", _drain),
     Route("GET", "/admin/steer", _steer),
     Route("POST", "/admin/explain", _explain),

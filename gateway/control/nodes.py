@@ -5,6 +5,7 @@ Figures are those the router decides with, in the units people read (millisecond
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from gateway.place import Place
@@ -13,6 +14,7 @@ from policies.cost import SECONDS_PER_HOUR
 from policies.fleet import Fleet
 from policies.node import Node
 from policies.records import ReservedPrice, TokenPrice
+from policies.signals import Signals
 
 
 def rows(fleet: Fleet, now: float, model: str | None = None) -> list[dict[str, Any]]:
@@ -55,6 +57,37 @@ def _row(node: Node, now: float) -> dict[str, Any]:
         "running": load.running if load else None,
         "load_age_ms": round((now - state.load_at) * 1e3, 1) if load else None,
         "in_flight": state.in_flight,
+    }
+
+
+def signals(found: Signals, region: str, model: str | None = None) -> dict[str, Any]:
+    """The scaling signals (docs/signals.md), and under `infeasible` what came in at this gateway that nobody could
+    serve in time, counted since it started. A runway without end is null."""
+    rows = [row for row in found.rows() if model in (None, row.model)]
+    return {
+        "signals": [
+            {
+                "model": row.model,
+                "region": row.region,
+                "nodes": row.nodes,
+                "busy_nodes": round(row.busy, 3),
+                "shadow_price_ratio": round(row.shadow_price, 4),
+                "runway_s": round(row.runway_s, 1) if math.isfinite(row.runway_s) else None,
+                "idle_dear_share": round(row.idle_dear_share, 4),
+            }
+            for row in rows
+        ],
+        "infeasible": [
+            {
+                "model": name,
+                "region": region,
+                "cause": cause,
+                "requests": one.requests,
+                "accelerator_seconds": round(one.seconds, 3),
+            }
+            for (name, cause), one in sorted(found.unmet.items())
+            if model in (None, name)
+        ],
     }
 
 

@@ -82,6 +82,10 @@ class Slot:
     def nodes(self, model: str | None) -> list[dict[str, Any]]:
         return nodes.rows(self._plane.router.fleet, self._plane.clock(), model)
 
+    def signals(self, model: str | None) -> dict[str, Any]:
+        """What an autoscaler may go by: supply per model and region of nodes, demand as it comes in here."""
+        return nodes.signals(self._plane.router.fleet.signals, self._region, model)
+
     async def drain(self, worker_id: str, on: bool) -> dict[str, Any] | Shed:
         """Start or end a worker's drain, here at once and at every other gateway as soon as the registry is told."""
         try:

@@ -32,6 +32,8 @@ class Asked:
         self.questions.append((method, path, body, query))
         if path == "/admin/nodes":
             return {"nodes": [NODE]}
+        if path == "/admin/signals":
+            return {"signals": [], "infeasible": []}
         if path == "/admin/drain":
             return {"worker": body["worker"], "draining": body["on"], "shared": self.shared}
         if path == "/admin/explain":
@@ -58,6 +60,12 @@ def test_nodes_as_a_table_and_as_json(asked: Asked) -> None:
     assert asked.questions[-1] == ("GET", "/admin/nodes", None, {"model": "m"})
 
 
+def test_signals_in_the_place_of_nodes(asked: Asked) -> None:
+    assert run("nodes", "--signals").output == "No nodes are known.\n"
+    assert json.loads(run("nodes", "--signals", "--json", "--model", "m").output)["infeasible"] == []
+    assert asked.questions[-1] == ("GET", "/admin/signals", None, {"model": "m"})
+
+
 def test_nodes_watched_until_interrupted(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     naps = iter([None, None])
 
@@ -82,6 +90,8 @@ def test_explain_a_model_with_wishes(asked: Asked) -> None:
     assert described["headers"] == {"x-deadline-ms": "50.0", "x-min-quality": "0.9", "x-allow-regions": "eu-*"}
     assert described["body"]["max_tokens"] == 9
     assert json.loads(run("explain", "chat", "--json").output)["model"] == "chat"
+    assert "shadow" not in done.output
+    assert "This route has no shadow" in run("explain", "chat", "--shadow").output
 
 
 @pytest.mark.parametrize(("surface", "field"), [("completions", "prompt"), ("embeddings", "input")])

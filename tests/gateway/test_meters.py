@@ -94,3 +94,23 @@ async def test_a_shadow_is_compared_on_the_page_and_outlives_a_reload(tmp_path: 
     assert await gateway.reload.reload()
     assert page(gateway.telemetry)[f"isochrone_shadow_requests_total{{{labels}}}"] == 3
     assert not any("shadow" in name for name in page(Gateway(GatewayConfig()).telemetry))
+
+
+async def test_scaling_signals_and_the_fleets_hours() -> None:
+    gateway = Gateway(GatewayConfig(region="home", registries={"eu-west": "redis://127.0.0.1:1"}))
+    now = gateway.plane.clock()
+    for worker_id, price in (("a", 1.0), ("b", 3.0)):
+        gateway.roster.record("eu-west", None, seal_worker(worker(worker_id, price=price)), now)
+    gateway.plane.router.tick(now)
+    gateway.plane.router.route(request(arrived=now, deadline=now + 1e-4), now)
+    found = page(gateway.telemetry)
+    assert found["isochrone_fleet_dollars_per_hour{region=eu-west}"] == 4.0
+    supply = "{model=digits,region=eu-west}"
+    assert found[f"isochrone_signal_nodes{supply}"] == 2
+    assert found[f"isochrone_signal_busy_nodes{supply}"] == 0
+    assert found[f"isochrone_shadow_price_ratio{supply}"] == 1.0
+    assert found[f"isochrone_runway_seconds{supply}"] == float("inf")
+    assert found[f"isochrone_idle_dear_share{supply}"] == 0.75
+    demand = "{cause=distance,model=digits,region=home}"
+    assert found[f"isochrone_infeasible_requests_total{demand}"] == 1
+    assert found[f"isochrone_infeasible_accelerator_seconds_total{demand}"] == pytest.approx(0.01)

@@ -108,11 +108,29 @@ NODE = {
 
 
 def test_nodes() -> None:
-    shown = text(tables.nodes([NODE, {**NODE, "price": None, "price_in": 3.0, "price_out": 15.0}]))
+    shown = text(tables.nodes({"nodes": [NODE, {**NODE, "price": None, "price_in": 3.0, "price_out": 15.0}]}))
     assert "$2.50/h" in shown
     assert "$3+$15/Mtok" in shown
     assert " - " in shown
-    assert text(tables.nodes([])) == "No nodes are known.\n"
+    assert text(tables.nodes({"nodes": []})) == "No nodes are known.\n"
+
+
+def test_reserved_hours_are_marked() -> None:
+    assert "$2.50/h paid" in text(tables.nodes({"nodes": [NODE | {"cost_mode": "reserved"}]}))
+
+
+def test_signals() -> None:
+    row = {
+        "model": "m", "region": "eu", "nodes": 3, "busy_nodes": 1.25, "shadow_price_ratio": 2.5, "runway_s": 61.2,
+        "idle_dear_share": 0.4,
+    }  # fmt: skip
+    missed = {"model": "m", "region": "us", "cause": "queue", "requests": 7, "accelerator_seconds": 3.25}
+    endless = row | {"region": "us", "runway_s": None}
+    shown = text(tables.signals({"signals": [row, endless], "infeasible": [missed]}))
+    for told_of in ("1.25", "2.50x", "61 s", "40%", " - "):
+        assert told_of in shown
+    assert "m: 7 requests came in at us that nobody could serve in time (queue): 3.2 accelerator seconds" in shown
+    assert text(tables.signals({"signals": [], "infeasible": []})) == "No nodes are known.\n"
 
 
 ATTEMPT = {

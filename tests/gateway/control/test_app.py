@@ -21,7 +21,7 @@ from gateway.geo import UNKNOWN, Place
 from gateway.ring import Trace, Tried
 from policies.request import Outcome
 from tests.gateway.control.conftest import MODEL, SECRET, admin_config
-from tests.gateway.members import dispatch
+from tests.gateway.members import dispatch, request
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 
@@ -72,6 +72,21 @@ async def test_nodes_with_what_was_measured(client: TestClient) -> None:
     assert rows["far"]["rtt_ms"] == pytest.approx(90, abs=2)
     assert rows["near"]["price"] == 4.0
     assert (await fetch(client, "GET", "/admin/nodes?model=other"))[1] == {"nodes": []}
+
+
+async def test_signals_of_supply_and_of_demand_that_nobody_met(client: TestClient, gateway: Gateway) -> None:
+    gateway.plane.router.tick(gateway.plane.clock())
+    now = gateway.plane.clock()
+    gateway.plane.router.route(request(arrived=now, deadline=now + 1e-4), now)
+    _, told = await fetch(client, "GET", "/admin/signals")
+    assert [(row["region"], row["nodes"], row["runway_s"]) for row in told["signals"]] == [
+        ("eu-west", 1, None), ("us-east", 1, None),
+    ]  # fmt: skip
+    assert [row["shadow_price_ratio"] for row in told["signals"]] == [4.0, 1.0]
+    assert told["infeasible"] == [
+        {"model": MODEL, "region": "eu-west", "cause": "distance", "requests": 1, "accelerator_seconds": 0.01}
+    ]
+    assert (await fetch(client, "GET", "/admin/signals?model=other"))[1] == {"signals": [], "infeasible": []}
 
 
 async def test_drain_and_undrain(client: TestClient, gateway: Gateway) -> None:
