@@ -21,6 +21,7 @@ import msgspec
 from aiohttp import web
 
 from loadtests.live.accelerator import Accelerator, Size
+from loadtests.live.replies import Asked, chunk, event, reply
 from loadtests.simulator.machine import Herd, Service
 from policies import records, reports
 
@@ -30,7 +31,6 @@ NOISE_HEADER = "x-emulated-noise"
 """What a request shall cost a worker with an accelerator: tokens, tokens, and what its times are multiplied with. The
 gateway passes them on unread, as it does any field of the client's."""
 LOG_LENGTH = 100_000
-WORD = "word "
 
 
 class Fault(enum.Enum):
@@ -160,20 +160,6 @@ class Emulated:
         self.changed.set()
         if control.die:
             os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Asked(msgspec.Struct):
-    """The fields of a body that cost time here."""
-
-    model: str = ""
-    stream: bool = False
-    max_tokens: int = 16
-    max_completion_tokens: int | None = None
-    input: str | list[str] = ""
-
-    @property
-    def tokens(self) -> int:
-        return self.max_completion_tokens or self.max_tokens
 
 
 WORKER = web.AppKey("worker", Emulated)
@@ -320,7 +306,7 @@ async def _answer(
         entry.end = "done"
         spent = records.Timings(queue=queued, prefill=prefill, decode=decode, accel=prefill + decode)
         headers = {records.TIMING_HEADER: spent.encode()}
-        return web.json_response(_reply(request.path, asked, items), headers=headers)
+        return web.json_response(reply(request.path, asked, items), headers=headers)
 
 
 async def _modelled(
@@ -339,20 +325,16 @@ async def _modelled(
             await accelerator.until(job.ends)
             entry.end = "done"
             headers = {records.TIMING_HEADER: job.timings.encode()}
-            return web.json_response(_reply(request.path, asked, 1) | {"usage": usage}, headers=headers)
+            return web.json_response(reply(request.path, asked, 1) | {"usage": usage}, headers=headers)
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
-        await response.write(_event(_chunk(request.path, asked, last=False)))
+        await response.write(event(chunk(request.path, asked, last=False)))
         await accelerator.until(job.ends)
-        last = _event(_chunk(request.path, asked, last=True) | {"usage": usage})
+        last = event(chunk(request.path, asked, last=True) | {"usage": usage})
         await response.write(last + _end(request, job.timings))
         await response.write_eof()
         entry.end = "done"
         return response
-
-
-def _event(document: dict[str, object]) -> bytes:
-    return b"data: " + msgspec.json.encode(document) + b"\n\n"
 
 
 def service(emulated: Emulated, size: int, tokens: int, items: int) -> tuple[float, float]:
@@ -389,37 +371,9 @@ async def _stream(
             entry.end = "failed"
             return await _write_raw(request, b"")
         last = number == asked.tokens - 1
-        await response.write(_event(_chunk(request.path, asked, last)))
+        await response.write(event(chunk(request.path, asked, last)))
     spent = records.Timings(queue=queued, prefill=prefill, decode=decode, accel=prefill + decode)
     await response.write(_end(request, spent))
     await response.write_eof()
     entry.end = "done"
     return response
-
-
-def _chunk(path: str, asked: Asked, last: bool) -> dict[str, object]:
-    common = {"id": "emulated", "created": 0, "model": asked.model}
-    reason = "stop" if last else None
-    if "chat" in path:
-        choice: dict[str, object] = {"index": 0, "delta": {"content": WORD}, "finish_reason": reason}
-        return common | {"object": "chat.completion.chunk", "choices": [choice]}
-    choice = {"index": 0, "text": WORD, "finish_reason": reason, "logprobs": None}
-    return common | {"object": "text_completion", "choices": [choice]}
-
-
-def _reply(path: str, asked: Asked, items: int) -> dict[str, object]:
-    usage = {"prompt_tokens": 1, "completion_tokens": asked.tokens, "total_tokens": asked.tokens + 1}
-    common: dict[str, object] = {"id": "emulated", "created": 0, "model": asked.model, "usage": usage}
-    text = WORD * asked.tokens
-    if "chat" in path:
-        choice: dict[str, object] = {"index": 0, "finish_reason": "stop"}
-        choice["message"] = {"role": "assistant", "content": text}
-        return common | {"object": "chat.completion", "choices": [choice]}
-    if path.endswith("/completions"):
-        choice = {"index": 0, "text": text, "finish_reason": "stop", "logprobs": None}
-        return common | {"object": "text_completion", "choices": [choice]}
-    if path.endswith("/embeddings"):
-        vector = [1.0, 0.0]
-        data = [{"object": "embedding", "index": i, "embedding": vector} for i in range(items)]
-        return common | {"object": "list", "data": data}
-    return common
