@@ -31,6 +31,9 @@ SHORTEST_SPAN = 0.2
 """Seconds between two counts of arrivals that say something of a rate."""
 SERVICE_GAIN = 0.02
 """Gain of a worker's mean service time: the last fifty requests of ours."""
+SERVICE_PRIOR = 2
+"""What the curve's typical request weighs against the first ones: little, since nobody knows how long prompts are. A
+gateway that sends one a second would else believe a wrong guess for a minute, also about what strangers have sent."""
 HALF_LIFE = 60.0
 """Seconds without answers after which half of what was learned is forgotten."""
 FADE_EVERY = 5.0
@@ -136,7 +139,8 @@ class WorkerState:
         """Count a dispatch, and the seconds it keeps others waiting."""
         self.in_flight += 1
         self._sent += 1
-        self.service += SERVICE_GAIN * (work - self.service)
+        gain = 1.0 / (self._sent + SERVICE_PRIOR)
+        self.service += (gain if gain > SERVICE_GAIN else SERVICE_GAIN) * (work - self.service)
         self._unseen[id(dispatch)] = (dispatch.at, work)
         self._unseen_work += work
 

@@ -42,6 +42,14 @@ def test_what_others_send_is_counted_and_keeps_a_queue_from_draining():
     assert drained == pytest.approx(0.2 * (1.0 - state.strangers * state.service), rel=0.05)
 
 
+def test_the_first_requests_already_say_how_long_they_keep_the_next_one_waiting():
+    r, node = only_node(worker("w", endpoints=(endpoint(curve=Curve(0.01, prefill=0.001, decode=0.01)),)))
+    assert node.state.service == pytest.approx(0.01 + 0.064), "a typical prompt of 64 tokens"
+    for second in range(8):
+        r.report(r.route(request(prompt_tokens=1000, output_tokens=1), float(second)), Outcome(), second + 0.5)
+    assert node.state.service == pytest.approx(1.01, rel=0.25)
+
+
 def test_headroom_is_what_is_served_unseen_and_what_fits_before_the_knee():
     _, node = only_node(worker("w", endpoints=(endpoint(curve=Curve(0.05)),)))
     state = node.state
