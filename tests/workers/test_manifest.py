@@ -7,8 +7,21 @@ import msgspec
 import pytest
 
 from policies.records import Endpoint
-from workers.manifest import ManifestError, bundled, cache, encode, load, packaged, read, to_endpoints
+from workers.manifest import (
+    Manifest,
+    ManifestError,
+    Verdict,
+    bundled,
+    cache,
+    encode,
+    json_schema,
+    load,
+    packaged,
+    read,
+    to_endpoints,
+)
 
+DOCS = Path(__file__).parents[2] / "docs"
 BUNDLED = packaged("digits")
 
 
@@ -72,7 +85,7 @@ def test_an_altered_file_is_refused(copied: Path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"schema": 1', '"schema": 9', r"\$\.schema is 9, this version reads 1"),
+        ('"schema": 2', '"schema": 9', r"\$\.schema is 9, this version reads 1 and 2: build the model again"),
         ('"engine": "onnx"', '"engine": "magic"', r"at `\$\.variants\[0\]\.engine`"),
         ('"file": "digits.fp32.onnx"', '"file": "../up.onnx"', r"at `\$\.variants\[0\]\.file`"),
         ('"licence"', '"license"', r"unknown field `license`"),
@@ -107,6 +120,47 @@ def test_endpoints_of_chosen_variants_only():
     assert [e.variant for e in to_endpoints(manifest, ["int8"])] == ["int8"]
     with pytest.raises(ManifestError, match="digits has no variant 'int4': choose among fp32, int8"):
         to_endpoints(manifest, ["int4"])
+
+
+@pytest.fixture
+def refused(copied: Path) -> Path:
+    """A manifest whose int8 has a verdict against it."""
+    manifest = read(copied)
+    fp32, int8 = manifest.variants
+    against = msgspec.structs.replace(int8, verdict=Verdict(served=False, reason="no faster", by="fp32"))
+    copied.write_bytes(encode(msgspec.structs.replace(manifest, variants=(fp32, against))))
+    return copied
+
+
+def test_a_variant_with_a_verdict_against_it_is_not_served(refused: Path):
+    assert [e.variant for e in to_endpoints(load(refused))] == ["fp32"]
+    wanted = r"\$\.variants\[int8\]\.verdict: int8 is not served: no faster: choose among fp32, or set its `served`"
+    with pytest.raises(ManifestError, match=wanted):
+        load(refused, ["int8"])
+    refused.write_text(refused.read_text().replace('"served": false', '"served": true'))
+    assert [e.variant for e in to_endpoints(load(refused, ["int8"]), ["int8"])] == ["int8"]
+
+
+def test_a_file_of_a_variant_that_is_not_served_may_be_missing(refused: Path):
+    (refused.parent / "digits.int8.onnx").unlink()
+    assert load(refused).served()[0].variant == "fp32"
+
+
+def test_schema_1_is_still_read(copied: Path):
+    written = read(copied)
+    copied.write_text(copied.read_text().replace('"schema": 2', '"schema": 1'))
+    assert read(copied) == msgspec.structs.replace(written, schema=1)
+
+
+def test_the_json_schema_in_the_documentation_is_this_one():
+    assert (DOCS / "manifest.schema.json").read_bytes() == json_schema()
+
+
+def test_the_documentation_names_every_field():
+    page = (DOCS / "manifest.md").read_text()
+    for part in msgspec.json.schema(Manifest)["$defs"].values():
+        missing = [name for name in part["properties"] if f"`{name}`" not in page]
+        assert not missing, missing
 
 
 def test_an_unknown_bundled_name_lists_the_known_ones():
