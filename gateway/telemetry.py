@@ -61,6 +61,8 @@ COUNTERS: dict[str, Counter] = {
               ("periodic", "asked", "dropped")),
     **_family("reports", "load_reports", "Load reports on workers' answers; unused ones tell nothing of the worker.",
               "result", ("taken", "unused", "malformed")),
+    **_family("hedges", "hedges", "Attempts beside a silent one; won: took its place; abandoned: ended with it.",
+              "outcome", ("won", "lost", "failed", "abandoned")),
     **_family("config", "config_reloads", "Configurations read after the start.", "result", ("applied", "refused")),
     **_family("connections", "connections", "Client connections.", "event",
               ("accepted", "refused", "closed", "header_timeout", "body_timeout", "idle_timeout", "write_stall")),
@@ -177,7 +179,7 @@ class Telemetry(Collector):
         region = dispatch.node.region
         traffic = self._regions.get(region) or self._traffic(region)
         traffic.dispatched[dispatch.status] += 1
-        if dispatch.attempt > 1:
+        if dispatch.attempt > 1 and not dispatch.hedge:
             self._retries += 1
 
     def settled(self, dispatch: Dispatch, outcome: Outcome, cost: float) -> None:
@@ -194,7 +196,7 @@ class Telemetry(Collector):
             traffic.client_errors += 1
             return
         traffic.outcomes[reason] = traffic.outcomes.get(reason, 0) + 1
-        if reason is not Reason.CLIENT_GONE and not dispatch.request.patient:
+        if reason is not Reason.CLIENT_GONE and reason is not Reason.OUTRUN and not dispatch.request.patient:
             promise = (dispatch.status, dispatch.request.probability, kept(dispatch, outcome))
             self._promises[promise] = self._promises.get(promise, 0) + 1
         if reason is None and outcome.total is not None:

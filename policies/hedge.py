@@ -38,6 +38,11 @@ BALANCE_CAP = 10.0
 LATENESS = 0.02
 """Seconds before the last instant at which a hedge is sent: two ticks of the gateway's timer wheel."""
 
+PATIENCE = 0.25
+"""Spreads after which one whose silence says too little yet is looked at again: its chance falls within a few."""
+LEAST_GAIN = 0.01
+"""Probability a hedge must add where neither node costs anything: a hundredth is noise."""
+
 
 class Hedging:
     """The hedges of one policy: a token bucket that requests fill and hedges empty."""
@@ -72,6 +77,8 @@ class Hedging:
         self, beside: Dispatch, candidates: Candidates, crowded: bool, now: float, rng: random.Random
     ) -> int | Hold | Shed:
         """The slot to hedge a silent dispatch at; when to ask again; or why it is not hedged."""
+        if self._balance < 1.0:
+            return Shed(Reason.OVERLOADED, "The hedge budget is spent.")
         candidates = elsewhere(candidates, beside)
         if candidates.fit.any():
             until = last_instant(candidates, now) - LATENESS
@@ -80,21 +87,23 @@ class Hedging:
         elif crowded or not candidates.eligible.any():
             return Shed(Reason.NO_CAPACITY, "No other node is likely to be in time.")
         slot = pick(candidates, now, rng)
-        if not self._pays(beside, candidates, slot, now):
+        columns, request = candidates.columns, beside.request
+        eta, price = columns.nodes[slot].eta(request, now), candidates.cost.item(slot)
+        chance, needed = columns.calibration.chance(request, eta, now), self._needed(beside, eta, price)
+        if chance < needed or chance == 0.0:
             return Shed(Reason.NO_CAPACITY, "A hedge would cost more than it is worth.")
-        if self._balance < 1.0:
-            return Shed(Reason.OVERLOADED, "The hedge budget is spent.")
+        if chance - still(columns.calibration, beside, now) < needed:
+            return Hold(now + max(LATENESS, PATIENCE * beside.eta.spread))
         self._balance -= 1.0
         return slot
 
-    def _pays(self, beside: Dispatch, candidates: Candidates, slot: int, now: float) -> bool:
-        """Whether a hedge there adds enough to what the silent dispatch may still do."""
-        columns, request, cost = candidates.columns, beside.request, candidates.cost.item(slot)
-        eta = columns.nodes[slot].eta(request, now)
-        gain = columns.calibration.chance(request, eta, now) - still(columns.calibration, beside, now)
-        if request.stream and eta.decode:  # the loser is cancelled at the first token: it decodes nothing
+    def _needed(self, beside: Dispatch, eta: Eta, price: float) -> float:
+        """How much a hedge must add to the probability to be worth what it costs beside the first."""
+        cost = price
+        if beside.request.stream and eta.decode:  # the loser is cancelled at the first token: it decodes nothing
             cost *= eta.prefill / (eta.prefill + eta.decode)
-        return gain > 0.0 and gain * self.config.worth * (beside.cost or cost) >= cost
+        value = self.config.worth * (beside.cost or price)
+        return cost / value if value else LEAST_GAIN
 
     def __repr__(self) -> str:
         return f"<Hedging balance {self._balance:.2f}>"

@@ -54,8 +54,11 @@ class Attempt(msgspec.Struct, eq=False):
     dispatch: Dispatch
     pool: Pool
     limit: float
+    hedge_at: float = INFINITE
+    """When to ask for a hedge, if it is silent yet."""
     link: Link | None = None
     sent: float = 0.0
+    """When it was written, or will have been at the latest."""
     resent: bool = False
     """Whether it was written a second time, after losing the idle-timeout race."""
     heard: float = 0.0
@@ -147,6 +150,8 @@ class Attempt(msgspec.Struct, eq=False):
             opening = self._opening(client, path)
         if attempt > 1:
             opening += wire.ATTEMPT + b"%d" % attempt
+        if self.dispatch.hedge_at < INFINITE or self.dispatch.hedge:
+            opening += wire.HEDGE + request_id
         if traceparent:
             opening += wire.TRACEPARENT + traceparent
         left = (self.limit - now) * 1e3

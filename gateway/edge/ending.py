@@ -15,6 +15,7 @@ from gateway.edge.answer import Answer
 from gateway.edge.attempt import Attempt
 from gateway.edge.call import Call
 from gateway.edge.flow import Outlet
+from gateway.edge.hedge import Hedge
 from gateway.edge.plane import Plane
 from gateway.edge.state import DECIDE, DONE, STREAM, TRANSITIONS, State
 from gateway.edge.upstream import Caller
@@ -46,7 +47,7 @@ class Watch(Alarm):
 class Ending(Caller):
     """What every exchange has and owes. `cancel` and `broke` may come at any time, after the end too."""
 
-    __slots__ = ("_answered", "_attempt", "_ended", "_plane", "_shed", "_tried", "_watch", "answer", "call",
+    __slots__ = ("_answered", "_attempt", "_ended", "_hedge", "_plane", "_shed", "_tried", "_watch", "answer", "call",
                  "state")  # fmt: skip
 
     def __init__(
@@ -62,7 +63,9 @@ class Ending(Caller):
         self._tried: list[str] = []
         """Workers that have been sent it, or were to be."""
         self._attempt: Attempt | None = None
-        """The last of them."""
+        """The last of them, hedges aside."""
+        self._hedge: Hedge | None = None
+        """What runs beside it until one of the two answers."""
         self._ended: list[Tried] = []
         """Attempts that have been settled."""
         self._shed: Shed | None = None
@@ -86,9 +89,11 @@ class Ending(Caller):
         executed: bool = True,
         timings: Timings = NO_TIMINGS,
         generated: int | None = None,
+        attempt: Attempt | None = None,
     ) -> float:
-        """Report the attempt, exactly once; what it cost in US dollars. Arguments as `Attempt.settle` has them."""
-        attempt = self._attempt
+        """Report the attempt (or the given one), exactly once; what it cost in US dollars. Arguments as
+        `Attempt.settle` has them."""
+        attempt = attempt or self._attempt
         assert attempt is not None
         dispatch = attempt.dispatch
         outcome = attempt.settle(reason, now, executed, timings, generated, self.answer.outlet.held_up)
@@ -108,6 +113,14 @@ class Ending(Caller):
         link = attempt.link
         if link is not None and link.caller is self:
             link.release()  # which closes it, unless its reply is complete
+
+    def _end_hedge(self, reason: Reason, now: float, outcome: str = "abandoned", *, executed: bool = True) -> None:
+        """The hedge, if there is one, is over and has not answered; `outcome` is what it counts as."""
+        hedge, self._hedge = self._hedge, None
+        if hedge is not None:
+            self._plane.telemetry.count(f"hedges.{outcome}")
+            self._settle(reason, now, executed, attempt=hedge.attempt)
+            hedge.leave()
 
     # What the client is owed.
 
@@ -152,6 +165,7 @@ class Ending(Caller):
         if self.state is DONE:
             return
         plane.telemetry.count("edge.cancelled")
+        self._end_hedge(Reason.CLIENT_GONE, plane.clock())
         if self._attempt is not None and self._attempt.outcome is None:
             self._settle(reason, plane.clock())
             self._drop(self._attempt)
@@ -166,6 +180,7 @@ class Ending(Caller):
         attempt = self._attempt
         if attempt is not None:
             try:
+                self._end_hedge(Reason.INTERNAL, self._plane.clock())
                 if attempt.outcome is None:
                     self._settle(Reason.INTERNAL, self._plane.clock())
             except Exception:

@@ -12,11 +12,12 @@ import logging
 from gateway.edge import loads, relay, surface, wire
 from gateway.edge.attempt import STALL, Attempt, limit
 from gateway.edge.ending import Ending
+from gateway.edge.hedge import Hedge, answers
 from gateway.edge.state import BUFFER, CONNECT, DECIDE, HELD, SENT, STREAM
 from gateway.edge.upstream import Link, Pool
 from policies.reason import Reason
 from policies.records import Timings, Worker
-from policies.request import Dispatch, Hold, Request, Shed
+from policies.request import INFINITE, Dispatch, Hold, Request, Shed
 from policies.retry import repeatable
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Exchange(Ending):
         self._tried.append(worker.id)
         plane.telemetry.dispatched(dispatch)
         pool = self._pool(worker)
-        self._attempt = attempt = Attempt(plane.router, dispatch, pool, limit(dispatch))
+        self._attempt = attempt = Attempt(plane.router, dispatch, pool, limit(dispatch), dispatch.hedge_at)
         link = pool.take()
         if link is None:
             self._connect(attempt, now)
@@ -100,7 +101,8 @@ class Exchange(Ending):
         self._go(CONNECT)
         attempt.link = None
         timeout = max(self._plane.upstream.connect_timeout, attempt.connect_timeout)
-        self._plane.wheel.set(self._watch, min(attempt.limit, now + timeout + attempt.patience))
+        attempt.sent = now + timeout
+        self._watch_for(attempt, attempt.sent + attempt.patience)
         attempt.pool.connect(self, timeout)
 
     def connected(self, link: Link) -> None:
@@ -122,7 +124,8 @@ class Exchange(Ending):
         target, body = call.addressed(attempt.dispatch.node)
         head = attempt.head(call.head, target, len(body), call.id.encode(), call.asked.traceparent, now)
         link.send(self, head, body)
-        self._plane.wheel.set(self._watch, now + attempt.least_patience)
+        due = now + attempt.least_patience
+        self._plane.wheel.set(self._watch, due if due < attempt.hedge_at else attempt.hedge_at)
 
     # Relay.
 
@@ -132,6 +135,8 @@ class Exchange(Ending):
         assert attempt is not None
         now = self._plane.clock()
         attempt.hear(link, now)
+        if self._hedge is not None and reply.headed:
+            self._race(attempt, link, now)
         if self.state is SENT:
             if not reply.headed:
                 return
@@ -159,7 +164,7 @@ class Exchange(Ending):
             self._begin(attempt, link, attempt.named.get(b"content-length"))
             self._relay_rest(attempt, link)
         if self.state is BUFFER:
-            self._plane.wheel.set(self._watch, min(attempt.limit, now + STALL))
+            self._watch_for(attempt, now + STALL)
 
     def _complete(self, attempt: Attempt, link: Link, now: float) -> None:
         """A whole unary answer, and nothing of it sent yet: the common case."""
@@ -259,25 +264,33 @@ class Exchange(Ending):
             self._route(self._request, now)
         elif attempt is None or now >= attempt.limit:
             self._fail(Reason.DEADLINE_EXCEEDED)
-        elif self.state is SENT and now < attempt.sent + attempt.patience:
-            self._plane.wheel.set(self._watch, min(attempt.limit, attempt.sent + attempt.patience))
+        elif now >= attempt.hedge_at:
+            self._ask_for_hedge(attempt, now)
+            self._rang(now)  # whatever else is due
         elif self.state in (CONNECT, SENT):
-            self._give_up(attempt, now)
+            if now < attempt.sent + attempt.patience:
+                self._watch_for(attempt, attempt.sent + attempt.patience)
+            else:
+                self._give_up(attempt, now)
         elif now < attempt.heard + STALL or self.answer.outlet.paused:
-            self._plane.wheel.set(self._watch, min(attempt.limit, max(now, attempt.heard) + STALL))
+            self._watch_for(attempt, max(now, attempt.heard) + STALL)
         else:
             self._fail(Reason.UPSTREAM_LOST)
 
+    def _watch_for(self, attempt: Attempt, due: float) -> None:
+        """Set the alarm for what is nearest: `due`, the attempt's limit, its hedge."""
+        self._plane.wheel.set(self._watch, min(due, attempt.limit, attempt.hedge_at))
+
     def _give_up(self, attempt: Attempt, now: float) -> None:
         """The worker has been silent too long. Only with another one at hand is it worse than waiting on."""
-        if self._repeats_safely():
+        if self._hedge is None and self._repeats_safely():
             decision = attempt.router.route(self._request, now, self._tried)
             if isinstance(decision, Dispatch):
                 self._settle(Reason.DEADLINE_EXCEEDED, now)
                 self._drop(attempt)
                 self._forward(decision, now)
                 return
-        self._plane.wheel.set(self._watch, attempt.limit)
+        self._watch_for(attempt, attempt.limit)
 
     def _fail(self, reason: Reason, *, executed: bool = True) -> None:
         """The attempt is over without an answer: another node, or the client gets to know."""
@@ -290,7 +303,9 @@ class Exchange(Ending):
             reason = Reason.STREAM_INTERRUPTED
         self._settle(reason, now, executed=executed)
         self._drop(attempt)
-        if streaming or not self._repeat(attempt, now):
+        if self._hedge is not None:
+            self._promote(self._hedge, now)
+        elif streaming or not self._repeat(attempt, now):
             self._conclude(reason)
 
     def _repeat(self, failed: Attempt, now: float) -> bool:
@@ -303,6 +318,59 @@ class Exchange(Ending):
             return False
         self._forward(decision, now)
         return True
+
+    # Hedged pairs (hedge.py).
+
+    def _ask_for_hedge(self, attempt: Attempt, now: float) -> None:
+        """The worker has been silent for longer than nearly all its answers take: maybe another one is to try too."""
+        attempt.hedge_at = INFINITE
+        if attempt.first_byte is not None or not self._repeats_safely():
+            return
+        decision = attempt.router.route(self._request, now, self._tried, attempt.dispatch)
+        if isinstance(decision, Hold):
+            attempt.hedge_at = decision.until
+        elif isinstance(decision, Dispatch):
+            plane, worker = self._plane, decision.node.worker
+            self._tried.append(worker.id)
+            plane.telemetry.dispatched(decision)
+            pool = self._pool(worker)
+            self._hedge = Hedge(self, plane, Attempt(attempt.router, decision, pool, limit(decision)))
+            self._hedge.start(now)
+
+    def _race(self, attempt: Attempt, link: Link, now: float) -> None:
+        """The first of a pair has said something: if that begins an answer, it has won."""
+        reply = link.reply
+        if answers(attempt, reply) and relay.verdict(reply, dict(reply.fields)) is None:
+            self._end_hedge(Reason.OUTRUN, now, "lost")
+
+    def outrun(self, link: Link) -> None:
+        """The hedge has begun its answer before the first: the first is cancelled, and the answer is the client's."""
+        first, hedge, now = self._attempt, self._hedge, self._plane.clock()
+        assert first is not None
+        assert hedge is not None
+        self._settle(Reason.OUTRUN, now)
+        self._drop(first)
+        self._promote(hedge, now)
+        self.received(link)
+
+    def unhedged(self, reason: Reason, *, executed: bool = True) -> None:
+        """The hedge has failed; the first goes on."""
+        self._end_hedge(reason, self._plane.clock(), "failed", executed=executed)
+
+    def _promote(self, hedge: Hedge, now: float) -> None:
+        """The first is settled: the hedge takes its place."""
+        self._plane.telemetry.count("hedges.won")
+        self._hedge = None
+        self._attempt = attempt = hedge.attempt
+        self._go(DECIDE)
+        link = attempt.link
+        if link is None:
+            hedge.leave()
+            self._connect(attempt, now)
+            return
+        self._go(SENT)
+        link.caller = self
+        self._watch_for(attempt, attempt.sent + attempt.patience)
 
     def _repeats_safely(self) -> bool:
         """Whether an attempt of which nobody knows how far it came may be repeated (R3)."""

@@ -19,6 +19,7 @@ DEADLINE = b"\r\nx-deadline-ms: "
 EXPECTED_TIMEOUT = b"\r\nx-envoy-expected-rq-timeout-ms: "
 VARIANT = b"\r\nx-isochrone-variant: "
 ATTEMPT = b"\r\nx-envoy-attempt-count: "
+HEDGE = b"\r\nx-isochrone-hedge: "
 LOAD_WANTED = b"\r\nendpoint-load-metrics-format: JSON"
 POST = b"POST "
 

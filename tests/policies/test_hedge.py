@@ -5,7 +5,7 @@ import pytest
 
 from policies.admission import CROWDED_GAIN
 from policies.config import PolicyConfig
-from policies.hedge import BALANCE_CAP, HedgeConfig, Hedging, still
+from policies.hedge import BALANCE_CAP, LATENESS, HedgeConfig, Hedging, still
 from policies.reason import Reason
 from policies.records import Curve
 from policies.request import INFINITE, Dispatch, Hold, LoadSeen, Outcome, Shed, Status, WorkerSeen
@@ -135,6 +135,21 @@ def test_what_is_saved_up_is_bounded():
     for _ in range(1000):
         hedging.requested(crowded=False)
     assert hedging._balance == BALANCE_CAP
+
+
+def test_while_the_first_is_likelier_to_answer_the_hedge_waits():
+    """Its silence is late for its node, but nobody has been seen to take much longer, and there is time."""
+    fast = (endpoint(curve=Curve(0.04), max_batch=8),)
+    records = worker("a", endpoints=TEXT), worker("b", usd_per_hour=3.0, endpoints=fast)
+    r = router(*records, house=PolicyConfig(hedge=HedgeConfig(share=1.0)))
+    eta = r.fleet.workers["a"].nodes[0].eta(request(output_tokens=10.0), 0.0)
+    first = r.route(request(deadline=eta.total + 5.0 * eta.spread, output_tokens=10.0), 0.0)
+    assert first.node.worker.id == "a"
+    hold = ask(r, first, now := eta.total + 1.9 * eta.spread)
+    assert isinstance(hold, Hold)
+    assert hold.until - now == pytest.approx(LATENESS)
+    second = ask(r, first, eta.total + 2.6 * eta.spread)
+    assert isinstance(second, Dispatch), "by now it has been silent for longer than anybody"
 
 
 def test_silence_lowers_the_chance_of_the_first():
