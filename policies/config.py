@@ -26,8 +26,11 @@ class _Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
 
 
 class CheapestInDeadlineConfig(_Kind, frozen=True, tag="cheapest_in_deadline"):
+    pack: bool = False
+    """Fill one of several equally cheap nodes before the next, so that others fall idle and may be stopped."""
+
     def build(self) -> Balancer:
-        return CheapestInDeadline()
+        return CheapestInDeadline(self.pack)
 
 
 class P2CConfig(_Kind, frozen=True, tag="p2c"):

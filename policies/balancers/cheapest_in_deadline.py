@@ -40,6 +40,10 @@ class CheapestInDeadline:
     than the cheapest (rendezvous hashing, Thaler and Ravishankar 1998): feasibility first, the warm prefix second.
     """
 
+    def __init__(self, pack: bool = False) -> None:
+        """`pack`: fill one node of a tier before the next, so that the others fall idle and may be stopped."""
+        self._choose = fullest_with_room if pack else cheapest_with_room
+
     def pick(self, candidates: Candidates, rng: random.Random) -> int | None:
         slots = candidates.fit.nonzero()[0]
         if not len(slots):
@@ -47,7 +51,7 @@ class CheapestInDeadline:
         if candidates.request.affinity:
             prices = candidates.price[slots]
             return affine(candidates, slots[prices <= prices[prices.argmin()] * LOYALTY].tolist())
-        return cheapest_with_room(candidates, slots, rng)
+        return self._choose(candidates, slots, rng)
 
 
 def cheapest_with_room(candidates: Candidates, slots: Slots, rng: random.Random) -> int:
@@ -62,6 +66,32 @@ def cheapest_with_room(candidates: Candidates, slots: Slots, rng: random.Random)
         tier, room = _widened(headroom, prices, slots, count, need)
     drawn = bisect_right(room, rng.random() * room[-1])
     return int(tier[drawn if drawn < len(room) else -1])
+
+
+def fullest_with_room(candidates: Candidates, slots: Slots, rng: random.Random) -> int:
+    """Of the cheapest tier the node with the fewest free slots, and at least one: the least positive headroom.
+
+    A load gradient makes scale-in easy (PolyServe, 2025). Only with fresh knowledge: the fullest few must have slots
+    for all that is sent before anybody hears of it, or else many gateways fill the same one; where the tier has not so
+    many the choice is the ordinary one.
+    """
+    columns, prices = candidates.columns, candidates.price[slots]
+    tier = slots[prices <= prices[prices.argmin()] * TIER]
+    work = columns.outstanding[tier]
+    if len(tier) > LONGEST:
+        most = work.argpartition(-LONGEST)[-LONGEST:]
+        tier, work = tier[most], work[most]
+    free = [
+        columns.nodes[slot].state.slots - at_work for slot, at_work in zip(tier.tolist(), work.tolist(), strict=True)
+    ]
+    fullest_first = sorted((left, slot) for left, slot in zip(free, tier.tolist(), strict=True) if left >= 1.0)
+    room = list(accumulate(left for left, _ in fullest_first))
+    need = 1.0 + columns.unseen
+    if not room or room[-1] < need:
+        return cheapest_with_room(candidates, slots, rng)
+    last = bisect_left(room, need)
+    drawn = bisect_right(room, rng.random() * room[last], 0, last)
+    return fullest_first[drawn][1]
 
 
 def _widened(headroom: Floats, prices: Floats, slots: Slots, least: int, need: float) -> tuple[Slots, Room]:

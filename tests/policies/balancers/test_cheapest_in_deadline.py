@@ -1,8 +1,9 @@
 from collections import Counter
 
-from policies.balancers.cheapest_in_deadline import LOYALTY, SPREAD
+from policies.balancers.cheapest_in_deadline import LONGEST, LOYALTY, SPREAD
+from policies.config import CheapestInDeadlineConfig, PolicyConfig
 from policies.records import Curve
-from policies.request import LoadSeen
+from policies.request import LoadSeen, Outcome
 from tests.fleets import MODEL, endpoint, load, request, router, worker
 
 
@@ -49,3 +50,57 @@ def test_a_session_stays_while_its_node_is_not_much_dearer():
         kept = {key: set(drawn(r, request(affinity=key), 5)) for key in "abcdefgh"}
         assert all(len(nodes) == 1 for nodes in kept.values())
         assert len(set.union(*kept.values())) == homes
+
+
+BATCHED = endpoint(curve=Curve(0.01), max_batch=4)
+
+
+def fleet_of(count, **packing):
+    """Equal nodes of four slots each."""
+    house = PolicyConfig(balancer=CheapestInDeadlineConfig(**packing))
+    return router(*(worker(f"w{i}", endpoints=(BATCHED,)) for i in range(count)), house=house)
+
+
+def test_packing_fills_a_node_before_the_next():
+    packed, spread = fleet_of(4, pack=True), fleet_of(4)
+    counts = {}
+    for name, r in (("packed", packed), ("spread", spread)):
+        counts[name] = Counter(r.route(request(deadline=9.0), 0.0).node.worker.id for _ in range(8))
+    assert sorted(counts["packed"].values()) == [4, 4]
+    assert len(counts["spread"]) > 2
+
+
+def test_a_packed_node_that_drains_is_left_to_drain():
+    r = fleet_of(2, pack=True)
+    sent = [r.route(request(deadline=9.0), 0.0) for _ in range(5)]
+    (other,) = {d.node.worker.id for d in sent[4:]}
+    for dispatch in sent[:3]:
+        r.report(dispatch, Outcome(total=0.01), 0.0)
+    # One of four at work on each: the fewest free slots win, and equals are filled in their order.
+    assert {r.route(request(deadline=9.0), 0.0).node.worker.id for _ in range(3)} == {sent[0].node.worker.id}
+    assert other != sent[0].node.worker.id
+
+
+def test_packing_is_for_the_tier_and_for_what_is_in_time():
+    r = router(
+        worker("cheap", usd_per_hour=1.0, endpoints=(BATCHED,)),
+        worker("dear", usd_per_hour=2.0, endpoints=(BATCHED,)),
+        house=PolicyConfig(balancer=CheapestInDeadlineConfig(pack=True)),
+    )
+    r.observe(LoadSeen(load("dear", 2, running=3), 0.0), 0.0)
+    assert set(drawn(r, request(deadline=9.0))) == {"cheap"}
+
+
+def test_packing_needs_fresh_knowledge():
+    r = fleet_of(4, pack=True)
+    columns = r.fleet.columns(MODEL)
+    columns.unseen = 5.0  # more than one node has slots for
+    assert len(drawn(r, request(deadline=9.0), 100)) == 2
+    columns.unseen = 100.0  # more than all have
+    assert len(drawn(r, request(deadline=9.0), 200)) == 4
+
+
+def test_packing_looks_at_the_fullest_of_many():
+    r = fleet_of(LONGEST + 20, pack=True)
+    r.observe(LoadSeen(load("w70", 2, running=3), 0.0), 0.0)
+    assert set(drawn(r, request(deadline=9.0))) == {"w70"}
