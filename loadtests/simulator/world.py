@@ -81,7 +81,7 @@ class Profile(_Part, frozen=True, kw_only=True):
 
 
 class CostMode(enum.Enum):
-    """How a node's use is billed (design.md section 9)."""
+    """How a node's use is billed."""
 
     MARGINAL = "marginal"
     TOKEN = "token"  # noqa: S105 - a cost mode

@@ -1,6 +1,6 @@
 """vLLM: health from /health, load from three gauges of /metrics.
 
-Names as of vLLM 0.33 (engines.md section 2); data-parallel ranks are one series each: waiting and running add up, of
+Names as of vLLM 0.33; data-parallel ranks are one series each: waiting and running add up, of
 the cache use the fullest rank counts. Only the wanted lines are parsed, the page's histograms are hundreds of
 kilobytes.
 """
