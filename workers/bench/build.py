@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from workers.engines.torch_precision import FORMATS, convert
 
@@ -24,7 +25,11 @@ MAKINGS: dict[str, dict[str, bool] | None] = {
 }
 """Options of torch.compile, None without it. All but `eager` are captured in CUDA graphs. `descent` writes products
 of one row as Triton reductions and tunes them on the card; `tuned` also tries Triton against the library's products;
-`skinny` has our own kernel for products of few rows (workers/engines/torch_skinny.py)."""
+`skinny` has our own kernels for decoding (workers/engines/torch_skinny.py and torch_attend.py)."""
+
+
+ERROR_ROWS = 16
+"""Of activations in the one product that is checked: what every kernel takes."""
 
 
 class Variant(NamedTuple):
@@ -50,12 +55,39 @@ def converted(variant: Variant, layers: nn.Module, model: nn.Module) -> None:
     """Give the layers this variant's number format; what else the model multiplies with stays bf16. Raises
     FormatError."""
     if variant.making == "skinny":
-        from workers.engines import torch_skinny  # needs Triton, which is there with CUDA only
+        from workers.engines import torch_attend, torch_skinny  # need Triton, which is there with CUDA only
 
+        for layer in layers.children():
+            layer.attend = torch_attend.attend
         torch_skinny.replace(layers, variant.form)
         torch_skinny.replace(model, "bf16")
     else:
         convert(layers, variant.form)
+
+
+def product_error(layers: nn.Module, reference: nn.Linear) -> float:
+    """How far the first converted product is from the same one in float32, relative: a wrong scale would be seen here,
+    where no layers amplify what is lost."""
+    linear = next(part for part in layers.modules() if isinstance(part, nn.Linear) or hasattr(part, "scale"))
+    generator = torch.Generator(reference.weight.device).manual_seed(2)
+    x = torch.randn(
+        ERROR_ROWS, reference.in_features, dtype=torch.bfloat16, device=reference.weight.device, generator=generator
+    )
+    exact = functional.linear(x.float(), reference.weight.float(), *_bias(reference))
+    return ((linear(x).float() - exact).norm() / exact.norm()).item()
+
+
+def _bias(linear: nn.Linear) -> tuple[torch.Tensor, ...]:
+    return () if linear.bias is None else (linear.bias.float(),)
+
+
+def kernels(variant: Variant) -> dict[str, str]:
+    """What was tuned on this card, and how."""
+    if variant.making != "skinny":
+        return {}
+    from workers.engines import torch_skinny
+
+    return torch_skinny.choices()
 
 
 def made(variant: Variant, function: Callable[..., Any]) -> Callable[..., Any]:

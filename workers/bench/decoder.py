@@ -32,6 +32,16 @@ class Plan(NamedTuple):
     span: int
 
 
+class Texts(NamedTuple):
+    """What is measured of a worker's own engine (batching.py)."""
+
+    shape: Shape
+    sequences: Sequence[int]
+    """At once."""
+    prompt: int
+    tokens: int
+
+
 class Steps:
     """Decoding of `batch` rows on static buffers."""
 
@@ -65,6 +75,7 @@ class Bench:
         self._prompt = torch.randint(plan.shape.vocabulary, (1, longest), device=meter.device, generator=generator)
         model = self._model()
         self._parameters = sum(p.numel() for p in model.parameters())
+        self._product = model.layers[0].qkv
         self._reference = self._read(model, self._prompt[:, : plan.prompts[0]], Layer.read)
 
     def describe(self) -> dict[str, Any]:
@@ -80,6 +91,7 @@ class Bench:
         build.converted(variant, model.layers, model)
         weights = stored_bytes(model)
         yield {"convert_s": time.monotonic() - begun, "weights_bytes": weights}
+        yield {"product_error": build.product_error(model.layers, self._product)}
         step = build.made(variant, Layer.step)
         embedding = stored_bytes(model.embedding)  # of which a step reads one row per token
         for batch in self._plan.batches:
@@ -90,6 +102,7 @@ class Bench:
         yield likeness(logits, self._reference)
         for length in self._plan.prompts:
             yield {"prompts": [self._prefill(model, length, read, captured=variant.captured)]}
+        yield {"kernels": build.kernels(variant)}
         if self._meter.device.type == "cuda":
             yield {"peak_bytes": torch.cuda.max_memory_allocated(self._meter.device)}
 

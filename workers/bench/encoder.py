@@ -86,7 +86,9 @@ class Bench:
         self._ids = torch.randint(
             shape.vocabulary, (max(*batches, CHECKED), shape.length), device=meter.device, generator=generator
         )
-        self._reference = self._model()(self._ids[:CHECKED])
+        model = self._model()
+        self._product = model.blocks[0].qkv
+        self._reference = model(self._ids[:CHECKED])
 
     def describe(self) -> dict[str, Any]:
         return {"shape": self._shape._asdict(), "parameters": sum(p.numel() for p in self._model().parameters())}
@@ -97,6 +99,7 @@ class Bench:
         begun = time.monotonic()
         model = self._model()
         build.converted(variant, model.blocks, model)
+        yield {"product_error": build.product_error(model.blocks, self._product)}
         block = build.made(variant, Block.forward)
         vectors = model(self._ids[:CHECKED], block)
         yield {

@@ -31,15 +31,25 @@ SOFTWARE = ("torch", "triton", "torchao", "transformers", "nvidia-ml-py")
 
 PLAN: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("ceilings", ()),
-    ("decoder", ("bf16-graph", "bf16-skinny")),
-    ("encoder", ("bf16-compiled", "fp8-compiled")),
-    ("decoder", ("int8_weights-skinny", "fp8_weights-skinny", "fp8-compiled")),
-    ("encoder", ("bf16-graph", "int8-compiled", "sparse24-compiled", "int8_weights-compiled")),
-    ("decoder", ("int4_weights-compiled", "bf16-descent", "bf16-eager")),
-    ("encoder", ("bf16-tuned", "int4_weights-compiled", "bf16-eager")),
+    (
+        "decoder",
+        (
+            "bf16-eager",
+            "bf16-graph",
+            "bf16-skinny",
+            "int8_weights-skinny",
+            "fp8_weights-skinny",
+            "fp8-compiled",
+            "int4_weights-compiled",
+            "sparse24-graph",
+            "int8-compiled",
+        ),
+    ),
+    ("encoder", ("bf16-eager", "bf16-graph", "bf16-compiled", "fp8-compiled", "int8-compiled", "sparse24-graph")),
+    ("front", ("bf16",)),
+    ("batching", ("bf16",)),
     ("encoder-1024", ("bf16-compiled",)),
-    ("decoder-1b", ("bf16-skinny", "bf16-graph")),
-    ("decoder", ("sparse24-graph", "int8-compiled")),
+    ("decoder-1b", ("bf16-graph", "bf16-skinny")),
 )
 """What is measured, in this order: what the targets speak of comes first."""
 
@@ -156,13 +166,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--scale", choices=("full", "tiny"), default="full")
     parser.add_argument("--seconds", type=float, default=LIMIT_SECONDS)
     parser.add_argument("--only", default="", help="parts, separated by commas")
-    parser.add_argument("--variants", default="", help="variants, separated by commas")
+    parser.add_argument("--variants", default="", help="variants, or PART/VARIANT, separated by commas")
     options = parser.parse_args(arguments)
     run = Run(options.out, options.scale, options.seconds)
     only, named = options.only.split(",") if options.only else [], options.variants.split(",")
     for part, variants in PLAN:
         if not only or part in only:
-            wanted = tuple(v for v in variants if v in named) if options.variants else variants
+            wanted = tuple(v for v in variants if {v, f"{part}/{v}"} & set(named)) if options.variants else variants
             if wanted or not variants:
                 run.part(part, wanted)
     print(report.table(run.data))  # noqa: T201

@@ -14,6 +14,8 @@ from torch.nn import functional
 Cache = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Per layer keys and values, each [batch, cached_heads, length, width]."""
 
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
 
 class Shape(NamedTuple):
     layers: int
@@ -51,7 +53,10 @@ TINY = Shape(layers=2, hidden=64, heads=4, cached_heads=2, inner=128, vocabulary
 
 
 class Layer(nn.Module):
-    """`read` takes whole prompts into the cache, `step` one token of every row."""
+    """`read` takes whole prompts into the cache, `step` one token of every row.
+
+    `attend` is how a step looks at the cache, to be replaced on an instance (workers/engines/torch_attend.py).
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -62,6 +67,7 @@ class Layer(nn.Module):
         self.out = nn.Linear(shape.hidden, shape.hidden, bias=False)
         self.gate_up = nn.Linear(shape.hidden, 2 * shape.inner, bias=False)
         self.down = nn.Linear(shape.inner, shape.hidden, bias=False)
+        self.attend: Attend = attend
 
     def read(self, x: torch.Tensor, turn: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """`x` [batch, length, hidden], `turn` [length, width * 2]: rotations of positions 0 and on."""
@@ -82,12 +88,8 @@ class Layer(nn.Module):
         keys: torch.Tensor,
         values: torch.Tensor,
         positions: torch.Tensor,
-        mask: torch.Tensor,
     ) -> torch.Tensor:
-        """`x` [batch, hidden], `turn` [batch, 1, width * 2], `mask` [batch, length]: 0 where cached, -inf beyond.
-
-        Heads that share keys are rows of one product, so the cache is read once per group. The softmax is float32.
-        """
+        """`x` [batch, hidden], `turn` [batch, 1, width * 2], `positions` [batch]."""
         batch = x.shape[0]
         projected = self.qkv(self.attention_norm(x)).view(batch, -1, self.width)
         q, k, v = projected.split([self.heads, self.cached_heads, self.cached_heads], dim=1)
@@ -95,9 +97,7 @@ class Layer(nn.Module):
         rows = torch.arange(batch, device=x.device)
         keys[rows, :, positions] = k
         values[rows, :, positions] = v
-        grouped = q.reshape(batch, self.cached_heads, -1, self.width)
-        scores = (grouped @ keys.transpose(2, 3)).float() * self.width**-0.5 + mask[:, None, None]
-        mixed = scores.softmax(-1).to(x.dtype) @ values
+        mixed = self.attend(q.reshape(batch, self.cached_heads, -1, self.width), keys, values, positions)
         x = x + self.out(mixed.reshape(batch, -1))
         return x + self._mlp(self.mlp_norm(x))
 
@@ -141,15 +141,24 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """Hidden states [batch, hidden] of one token of every row at its own position."""
         x = self.embedding(tokens)
-        places = torch.arange(cache[0][0].shape[2], device=tokens.device)
-        mask = torch.where(places <= positions[:, None], 0.0, -torch.inf)
         turn = turns[positions][:, None]
         for each, (keys, values) in zip(self.layers, cache, strict=True):
-            x = layer(each, x, turn, keys, values, positions, mask)
+            x = layer(each, x, turn, keys, values, positions)
         return x
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.head(self.norm(hidden))
+
+
+def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Plain attention of `q` [batch, groups, heads, width] over cached positions up to `positions` [batch].
+
+    Heads that share keys are rows of one product, so the cache is read once per group. The softmax is float32.
+    """
+    places = torch.arange(keys.shape[2], device=q.device)
+    mask = torch.where(places <= positions[:, None], 0.0, -torch.inf)
+    scores = (q @ keys.transpose(2, 3)).float() * q.shape[-1] ** -0.5 + mask[:, None, None]
+    return scores.softmax(-1).to(q.dtype) @ values
 
 
 def rotate(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,8 @@ from workers.devices import Device
 
 RUNS = 10
 """A median of ten repeats drops the few that a neighbour or a clock change disturbed."""
+MEDIAN_SECONDS = 2.0
+"""For all repeats of a median."""
 WINDOW_SECONDS = 2.0
 """Least window of an energy reading: the counter's period can exceed 100 ms."""
 CHUNK_SECONDS = 0.1
@@ -40,8 +42,11 @@ class Meter:
         self._card = card
 
     def median(self, run: Callable[[], object], runs: int = RUNS) -> float:
-        """Seconds of one run, by device events, after one that does not count."""
+        """Seconds of one run, by device events, after one that does not count. Slow ones are repeated less often."""
+        begun = time.monotonic()
         run()
+        self.synchronize()
+        runs = max(min(runs, int(MEDIAN_SECONDS / max(time.monotonic() - begun, 1e-7))), 1)
         if self.device.type != "cuda":
             return statistics.median(self._clocked(run) for _ in range(runs))
         marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(runs)]
@@ -56,7 +61,7 @@ class Meter:
         """Repeat for at least so long; the first tenth only warms the card up."""
         each = max(self.median(run, 3), 1e-7)
         chunk = max(round(CHUNK_SECONDS / each), 1)
-        self._repeat(run, max(round(seconds / 10 / each), 1))
+        self._repeat(run, round(seconds / 10 / each))
         energy, begun, done = self._joules(), time.monotonic(), 0
         while (took := time.monotonic() - begun) < seconds:
             self._repeat(run, chunk)

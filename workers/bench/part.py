@@ -11,11 +11,12 @@ import argparse
 import gc
 import json
 import logging
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 
 BROKEN_DEVICE = 3
 """Exit status: the device refuses further work."""
+VARIANT_SECONDS = 45.0
+"""After so long a variant begins no further row: a slow one must not cost the others."""
+WHOLE = {"front": math.inf, "batching": math.inf}
+"""These starts are most of what they take, and a part of their rows says nothing."""
 ATTENTION = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """In this order: cuDNN's kernels are the ones written for Hopper."""
 SHAPES_SEEN = 256
@@ -44,6 +49,9 @@ class Scale(NamedTuple):
     encoders: dict[str, encoder.Shape]
     batches: tuple[int, ...]
     decoders: dict[str, decoder.Plan]
+    batching: decoder.Texts
+    turn_seconds: float
+    """Of the gateway's comparison."""
 
 
 FULL = Scale(
@@ -55,6 +63,8 @@ FULL = Scale(
         "decoder": decoder.Plan(llama.LLAMA_8B, prompts=(512, 2048), batches=(1, 2, 4, 8), context=1024, span=256),
         "decoder-1b": decoder.Plan(llama.LLAMA_1B, prompts=(512, 2048), batches=(1, 2, 4, 8), context=1024, span=256),
     },
+    batching=decoder.Texts(llama.LLAMA_1B, sequences=(1, 8, 32), prompt=128, tokens=128),
+    turn_seconds=6.0,
 )
 TINY = Scale(
     copied=1 << 20,
@@ -65,6 +75,8 @@ TINY = Scale(
         "decoder": decoder.Plan(llama.TINY, prompts=(8, 16), batches=(1, 2), context=8, span=4),
         "decoder-1b": decoder.Plan(llama.TINY, prompts=(8, 16), batches=(1, 2), context=8, span=4),
     },
+    batching=decoder.Texts(llama.TINY, sequences=(1, 2), prompt=4, tokens=4),
+    turn_seconds=0.5,
 )
 SCALES = {"full": FULL, "tiny": TINY}
 
@@ -96,30 +108,54 @@ def measure(part: str, variants: list[str], scale: Scale, until: float, write: W
         for form, rate in ceilings.matrix_rates(meter, scale.sides):
             write("", {"operations_per_s": {form: rate}})
         return 0
-    bench = (
-        encoder.Bench(meter, scale.encoders[part], scale.batches)
-        if part in scale.encoders
-        else decoder.Bench(meter, scale.decoders[part])
-    )
+    bench = benches(part, meter, scale)
     write("", bench.describe())
     for variant in variants:
         if time.monotonic() > until:
             write(variant, {"skipped": "out of time"})
-        elif not _tried(variant, bench.measure(variant), until, write):
+        elif not _tried(variant, bench.measure(variant), until, write, WHOLE.get(part, VARIANT_SECONDS)):
             return BROKEN_DEVICE
         _forget(device)
     return 0
 
 
-def _tried(variant: str, findings: Iterator[dict[str, Any]], until: float, write: Write) -> bool:
+class Bench(Protocol):
+    """One part's subject, and what it finds about a variant of it."""
+
+    def describe(self) -> dict[str, Any]: ...
+    def measure(self, name: str) -> Iterator[dict[str, Any]]: ...
+
+
+def benches(part: str, meter: Meter, scale: Scale) -> Bench:
+    if part in scale.encoders:
+        return encoder.Bench(meter, scale.encoders[part], scale.batches)
+    if part in scale.decoders:
+        return decoder.Bench(meter, scale.decoders[part])
+    if part == "front":
+        from workers.bench.front import Front  # needs what a gateway needs, which a machine for measuring may lack
+
+        return Front(meter.device, scale.encoders["encoder"], scale.turn_seconds)
+    if part == "batching":
+        from workers.bench.batching import Batches  # likewise, of a worker for text
+
+        return Batches(meter, scale.batching)
+    raise ValueError(f"no part {part!r}")
+
+
+def _tried(
+    variant: str, findings: Iterator[dict[str, Any]], until: float, write: Write, seconds: float = VARIANT_SECONDS
+) -> bool:
     """Write what a variant finds, or how it failed; whether the device can still be used."""
+    begun = time.monotonic()
     write(variant, {"begun": True})
     try:
         for found in findings:
             write(variant, found)
-            if time.monotonic() > until:
-                write(variant, {"cut": "out of time"})
+            took = time.monotonic() - begun
+            if time.monotonic() > until or took > seconds:
+                write(variant, {"cut": f"after {took:.0f} s: out of time"})
                 break
+        write(variant, {"took_s": time.monotonic() - begun})
     except Exception as error:  # whatever a library throws at one variant must not cost the others
         log.exception("%s", variant)
         write(variant, {"failed": f"{type(error).__name__}: {error}".partition("\n")[0][:300]})

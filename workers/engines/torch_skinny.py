@@ -46,11 +46,16 @@ def _multiply(
     width,
     inner: tl.constexpr,
     SCALED: tl.constexpr,  # noqa: N803 - Triton's way to write constants
+    HALF: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr,  # noqa: N803
     COLUMNS: tl.constexpr,  # noqa: N803
     DEPTH: tl.constexpr,  # noqa: N803
 ):
-    """out[rows, width] = x[rows, inner] @ weight[width, inner].T * scale; `inner` is a multiple of DEPTH."""
+    """out[rows, width] = x[rows, inner] @ weight[width, inner].T * scale; `inner` is a multiple of DEPTH.
+
+    HALF multiplies in float16: fp8 widens to it in one instruction, to bfloat16 in several. Activations must stay
+    below 65504 then.
+    """
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     row = tl.arange(0, ROWS)
     depth = tl.arange(0, DEPTH)
@@ -61,6 +66,8 @@ def _multiply(
     for start in range(0, inner, DEPTH):
         block = tl.load(source + start, mask=inside[:, None], other=0.0)
         left = tl.load(beside + start, mask=(row < rows)[:, None], other=0.0)
+        if HALF:
+            left = left.to(tl.float16)
         total = tl.dot(left, tl.trans(block.to(left.dtype)), total)
     if SCALED:
         total *= tl.load(scale + column, mask=inside, other=0.0)[None, :]
@@ -76,8 +83,9 @@ def skinny(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None) ->
     out = x.new_empty(x.shape[0], width)
     grid = lambda chosen: (triton.cdiv(width, chosen["COLUMNS"]),)  # noqa: E731 - Triton's way to size a launch
     _multiply[grid](
-        x, weight, x if scale is None else scale, out, x.shape[0], width, inner, SCALED=scale is not None, ROWS=ROWS
-    )
+        x, weight, x if scale is None else scale, out, x.shape[0], width, inner,
+        SCALED=scale is not None, HALF=weight.dtype is torch.float8_e4m3fn, ROWS=ROWS,
+    )  # fmt: skip
     return out
 
 
@@ -107,6 +115,11 @@ class SkinnyLinear(nn.Module):
         if self.scale is None:
             return functional.linear(x, self.weight)
         return functional.linear(x, self.weight.to(x.dtype) * self.scale[:, None].to(x.dtype))
+
+
+def choices() -> dict[str, str]:
+    """The configuration that was fastest on this card, by sizes and types."""
+    return {str(key): str(config) for key, config in _multiply.cache.items()}
 
 
 def replace(module: nn.Module, form: str) -> None:

@@ -46,3 +46,15 @@ def test_a_format_is_given_to_the_layers_and_not_to_the_rest():
     build.converted(build.parse("int8_weights-graph"), model["layers"], model)
     assert type(model["head"].weight) is torch.nn.Parameter
     assert type(model["layers"][0].weight) is not torch.nn.Parameter
+
+
+def test_the_error_of_one_product_tells_a_format_from_a_mistake():
+    pytest.importorskip("torchao")
+    reference = torch.nn.Linear(256, 64).bfloat16().requires_grad_(False)
+    exact = torch.nn.Sequential(torch.nn.Linear(256, 64).bfloat16())
+    exact.load_state_dict({"0.weight": reference.weight, "0.bias": reference.bias})
+    assert build.product_error(exact, reference) < 0.005
+    build.converted(build.parse("int8_weights-graph"), exact, exact)
+    assert 0.003 < build.product_error(exact, reference) < 0.02
+    wrong = torch.nn.Sequential(torch.nn.Linear(256, 64).bfloat16())
+    assert build.product_error(wrong, reference) > 0.5
