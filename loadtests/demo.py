@@ -168,7 +168,8 @@ def show_once(fleet: Embedded, wanted: Wanted, console: Console) -> int:
             if gateway is not home:
                 fleet.stop_gateway(gateway)
             fleet.check()
-    summaries = {policy: report.summarise(sent) for policy, sent in runs.items()}
+    fleet_usd = showcase.lasts(wanted.requests) / 3600 * sum(plan.usd_per_hour for plan in fleet.scenario.workers)
+    summaries = {policy: report.summarise(sent, fleet_usd) for policy, sent in runs.items()}
     screen = report.screen(stderr=wanted.json)
     screen.print(report.requests_table(runs[showcase.OURS], f"{showcase.OURS}, entering at {home.region}"))
     screen.print(report.side_by_side(summaries, title="the same requests under each policy"))

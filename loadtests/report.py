@@ -63,6 +63,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Of those requests whose cost is known; None when it is of none."""
     costed: int = 0
     """How many those are."""
+    fleet_usd: float | None = None
+    """What the hours of the whole fleet cost while it lasted, used or not; None when nobody said."""
     by_node: dict[str, int]
     """Requests by the worker that answered."""
     p50_s: float
@@ -76,7 +78,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def summarise(sent: Sequence[Sent]) -> Summary:
+def summarise(sent: Sequence[Sent], fleet_usd: float | None = None) -> Summary:
     took = [one.took for one in sent if one.ok]
     costs = [one.cost for one in sent if one.cost is not None]
     return Summary(
@@ -85,6 +87,7 @@ def summarise(sent: Sequence[Sent]) -> Summary:
         in_deadline=sum(one.in_deadline for one in sent),
         cost_usd=sum(costs) if costs else None,
         costed=len(costs),
+        fleet_usd=fleet_usd,
         by_node=dict(sorted(Counter(one.worker for one in sent if one.worker).items())),
         p50_s=percentile(took, 0.50),
         p99_s=percentile(took, 0.99),
@@ -146,10 +149,13 @@ def requests_table(sent: Sequence[Sent], title: str) -> Table:
 
 
 def side_by_side(runs: Mapping[str, Summary], what: str = "policy", title: str | None = None) -> Table:
-    """A row per run: several policies under the same workload, say."""
+    """A row per run: several policies under the same workload, say. Money is the marginal bill per request and, where
+    it is known, the bill for the fleet's hours per request in deadline."""
+    hours = any(run.fleet_usd is not None for run in runs.values())
     table = Table(title=title, title_justify="left")
     table.add_column(what, no_wrap=True)
-    for column in ("requests", "answered", "in deadline", "$ a million", "p50", "p99"):
+    bills = ("$ a million", "fleet $ a million") if hours else ("$ a million",)
+    for column in ("requests", "answered", "in deadline", *bills, "p50", "p99"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("workers")
     for name, run in runs.items():
@@ -159,6 +165,7 @@ def side_by_side(runs: Mapping[str, Summary], what: str = "policy", title: str |
             str(run.ok),
             str(run.in_deadline),
             usd_a_million(run.cost_usd, run.costed),
+            *((usd_a_million(run.fleet_usd, run.in_deadline),) if hours else ()),
             milliseconds(run.p50_s),
             milliseconds(run.p99_s),
             " ".join(f"{worker}:{count}" for worker, count in run.by_node.items()) or "-",

@@ -60,6 +60,11 @@ MIX: Final = Demand(
 )
 
 
+def lasts(requests: int) -> float:
+    """Seconds in which so many are sent."""
+    return requests / RATE
+
+
 class Answer(msgspec.Struct):
     """What the client library gave us of one request."""
 
@@ -220,4 +225,4 @@ def sent_from(planned: Planned, answer: Answer, took: float, began: float, bill:
 async def showcase(gateway: Gateway, requests: int, done: Callable[[], None] = lambda: None) -> list[Sent]:
     """Send the mixed workload through one gateway."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT)) as session:
-        return await Showcase(gateway, session).run(MIX.plan(RATE, requests / RATE, seed=SEED), done)
+        return await Showcase(gateway, session).run(MIX.plan(RATE, lasts(requests), seed=SEED), done)

@@ -91,7 +91,7 @@ def fullest_with_room(candidates: Candidates, slots: Slots, rng: random.Random) 
         return cheapest_with_room(candidates, slots, rng)
     last = bisect_left(room, need)
     drawn = bisect_right(room, rng.random() * room[last], 0, last)
-    return fullest_first[drawn][1]
+    return int(fullest_first[drawn][1])
 
 
 def _widened(headroom: Floats, prices: Floats, slots: Slots, least: int, need: float) -> tuple[Slots, Room]:

@@ -122,3 +122,11 @@ def test_in_a_pipe_no_word_is_cut_and_no_row_broken(capsys):
     assert "…" not in "".join(lines)
     assert len([line for line in lines if "embeddings, any time" in line and "asia-northeast1" in line]) == 6
     assert any("cheapest_in_deadline" in line and "asia-0:1000" in line and "asia-5:1000" in line for line in lines)
+
+
+def test_the_hours_of_the_fleet_are_the_other_bill():
+    run = summarise([HELD, LATE], fleet_usd=0.002)
+    text = shown(side_by_side({"run": run, "unknown": summarise([HELD])}))
+    assert "fleet $ a million" in text
+    assert " 2000.00 " in text, "per request in deadline"
+    assert "fleet" not in shown(side_by_side({"run": summarise([HELD])}))

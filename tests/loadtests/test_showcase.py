@@ -65,3 +65,7 @@ def test_a_failed_request_is_not_ok():
     sent = sent_from(planned, Answer(status=503, error="no_capacity"), took=0.02, began=0.0, bill={})
     assert not sent.ok
     assert (sent.cost, sent.error) == (None, "no_capacity")
+
+
+def test_it_lasts_as_long_as_its_rate_says():
+    assert showcase.lasts(32) == pytest.approx(32 / showcase.RATE)
