@@ -9,12 +9,12 @@ was accepted as feasible for every sequence of requests, nodes and predictions, 
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from statistics import NormalDist
 
 import numpy as np
-import numpy.typing as npt
 
 from policies.estimate import CLASSES
 from policies.reliability import Reliability
@@ -63,7 +63,8 @@ class Residuals:
         """Residuals the quantiles are made of, the prior's included."""
         self._fresh: list[float] = []
         """Those of which the quantiles do not know yet."""
-        self._sorted: npt.NDArray[np.float64] = np.array(prior)
+        self._sorted = array("d", prior)
+        """An array of floats: read one by one, half as dear as NumPy's, and made at once."""
 
     def observe(self, residual: float) -> bool:
         """Take one; say whether the quantiles are new."""
@@ -77,13 +78,13 @@ class Residuals:
         self._window[places] = np.clip(fresh, -BOUND, BOUND)
         self._next = (self._next + REFRESH) % WINDOW
         fresh.clear()
-        self._sorted = np.sort(self._window[: self.count])
+        self._sorted = array("d", np.sort(self._window[: self.count]).tobytes())
         return True
 
     def quantile(self, share: float) -> float:
         """The residual that a share of them does not exceed; beyond what was seen, the largest."""
         rank = math.ceil(share * len(self._sorted)) - 1
-        return float(self._sorted[rank if rank > 0 else 0])
+        return self._sorted[rank if rank > 0 else 0]
 
     def probability(self, residual: float) -> float:
         """The share of residuals at or below this one: P(in time) when it is slack over spread."""
@@ -181,7 +182,10 @@ class Calibration:
     def whole(self, probability: float, tenant: str) -> tuple[float, bool]:
         """Spreads above the mean to grant the whole answer, and whether the promise may be given now: what most
         decisions want to know, from one look at the levels."""
-        eps = self.level(probability, tenant)
+        eps = self._promises[probability].eps
+        own = self._own(probability, tenant) if tenant else None
+        if own is not None and own.eps < eps:
+            eps = own.eps
         return self.total.quantile(1.0 - (eps if eps > STRICTEST else STRICTEST)), eps > -OVERDRAFT
 
     def level(self, probability: float, tenant: str) -> float:

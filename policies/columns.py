@@ -47,7 +47,6 @@ _FLAGS = (
     "reachable",  # not draining: what is left to try in panic
     "reserved",  # paid for already
 )
-IN_SERVICE = (State.SERVING, State.PROBING)
 CONGESTION_SECONDS = 0.1
 """Wait at which a node counts as twice as dear (algorithm.md 2.7, w0): drift plus penalty, the queue as the price of
 capacity. Without it patient requests fill the cheapest nodes up to their deadlines, and tight ones starve."""
@@ -124,6 +123,8 @@ class Columns:
         self.budget: Floats = np.zeros((), np.float32)
         """A number to compare with: half as dear as a Python float."""
         self._outstanding: Floats
+        self.changed: dict[Node, float] = {}
+        """Nodes of which something has changed that is not written yet, and when it last did."""
         self.recount: dict[Node, float] = {}
         """Nodes with other requests outstanding than `_outstanding` says, and since when: few balancers ask."""
         self._allocate(_START)
@@ -169,6 +170,7 @@ class Columns:
         """Take a node out; the last one moves into its slot."""
         self._count(node, healthy=False, draining=False)
         self.recount.pop(node, None)
+        self.changed.pop(node, None)
         last = self.nodes.pop()
         if last is not node:
             for column in self._store.values():
@@ -188,28 +190,39 @@ class Columns:
         self.spread_prompt[i] = curve.prefill * factor * error
         self.spread_item[i] = curve.item * factor * error
         self.error[i] = node.pace.error
-        self._set_pace(node)
+        if curve.decode:
+            self._set_pace(node)
         self.set_price(node)
         self.quality[i] = node.endpoint.quality
 
+    def catch_up(self) -> None:
+        """Write what has changed. A decision wants it, so that several changes of one node cost one writing."""
+        for node, now in self.changed.items():
+            self.touch(node, now)
+        self.changed.clear()
+
     def touch(self, node: Node, now: float) -> None:
         """Write what changes with load, round trips and health."""
-        i, state = node.slot, node.state
-        wait, network = state.wait(now), node.network()
-        base = node.endpoint.curve.base * node.speed.factor
+        i, state, speed, curve = node.slot, node.state, node.speed, node.endpoint.curve
+        wait, unheard = state.wait(now), state.unheard(now)
+        network = state.rtt.mean + state.overhead.mean
+        base = curve.base * speed.factor
+        state.shown_wait, state.shown_at = wait, now
         self.wait[i] = wait
         self.network[i] = network
         self.fixed[i] = network + wait + base
-        self.spread[i] = node.fixed_spread(wait, now) + node.speed.error * base
+        self.spread[i] = state.doubt(wait, unheard) + speed.error * base
         self.congestion[i] = 1.0 + wait / CONGESTION_SECONDS
-        self.headroom[i] = state.headroom(wait, now)
+        self.headroom[i] = state.headroom(wait, unheard)
         self.strangers[i] = state.strangers / len(state.nodes)
-        self._set_pace(node)
+        if curve.decode:
+            self._set_pace(node)
         self.recount[node] = now
         self.accepts[i] = state.accepts(now)
         health = state.health.state
-        self.reachable[i] = health is not State.DRAINING
-        self._count(node, healthy=health in IN_SERVICE, draining=health is State.DRAINING)
+        draining = health is State.DRAINING
+        self.reachable[i] = not draining
+        self._count(node, healthy=health is State.SERVING or health is State.PROBING, draining=draining)
 
     def set_price(self, node: Node) -> None:
         """Write what a request is charged."""
@@ -220,9 +233,8 @@ class Columns:
 
     def _set_pace(self, node: Node) -> None:
         """Write what an output token takes beside what runs there now."""
-        if node.endpoint.curve.decode:
-            self.output[node.slot] = seconds = node.token_seconds()
-            self.spread_output[node.slot] = seconds * node.pace.error
+        self.output[node.slot] = seconds = node.token_seconds()
+        self.spread_output[node.slot] = seconds * node.pace.error
 
     def tick(self, now: float) -> None:
         """Count what was routed and what strangers sent, over the age of what is known of them (algorithm.md 2.6)."""
@@ -234,8 +246,8 @@ class Columns:
             gain = 1.0 - math.exp(-span / RATE_SECONDS)
             self._rate += gain * ((self.routed - routed) / span - self._rate)
         self._ticked = self.routed, now
-        heard = [node.state.age(now) + node.state.rtt.mean / 2 for node in self.nodes[:: len(self.nodes) // _ASKED + 1]]
-        self.unseen = (self._rate + float(self.strangers.sum())) * (sum(heard) / len(heard))
+        unheard = [node.state.unheard(now) for node in self.nodes[:: len(self.nodes) // _ASKED + 1]]
+        self.unseen = (self._rate + float(self.strangers.sum())) * (sum(unheard) / len(unheard))
 
     @property
     def outstanding(self) -> Floats:
@@ -247,12 +259,17 @@ class Columns:
 
     def _count(self, node: Node, *, healthy: bool, draining: bool) -> None:
         """Keep the numbers of nodes in service and draining."""
-        self.in_service += healthy - node.counted
-        self.draining += draining - node.counted_draining
-        node.counted, node.counted_draining = healthy, draining
+        if healthy is not node.counted:
+            self.in_service += healthy - node.counted
+            node.counted = healthy
+        if draining is not node.counted_draining:
+            self.draining += draining - node.counted_draining
+            node.counted_draining = draining
 
     def eligible(self, request: Request, quality: float, avoid: Collection[str], panic_share: float) -> Mask:
         """Which nodes may take the request at all, deadlines aside."""
+        if self.changed:
+            self.catch_up()
         mask = self.accepts
         if self.in_service < panic_share * (len(self.nodes) - self.draining):
             mask = self.reachable  # panic: so much bad health means that the health data is wrong

@@ -83,7 +83,11 @@ class Fleet:
         return list(columns.nodes) if columns else []
 
     def columns(self, model: str) -> Columns | None:
-        return self._columns.get(model)
+        """What a model's requests are decided by, with all in it that was observed."""
+        columns = self._columns.get(model)
+        if columns is not None and columns.changed:
+            columns.catch_up()
+        return columns
 
     def refresh(self, model: str, now: float) -> None:
         """Bring a model's columns up to date, ages included: what an explanation wants, and no request waits for."""
@@ -91,7 +95,8 @@ class Fleet:
         if columns is not None:
             for node in columns.nodes:
                 columns.describe(node)
-                columns.touch(node, now)
+                columns.changed[node] = now
+            columns.catch_up()
 
     def regions(self) -> dict[str, RoundTrips]:
         """Round trips to each region, over all its workers; a new worker starts from them."""
@@ -162,7 +167,7 @@ class Fleet:
             elif node.columns is not None:
                 node.columns.masks.forget()
                 node.columns.describe(node)
-                node.columns.touch(node, now)
+                node.columns.changed[node] = now
 
     def weigh(self, extra: Extra) -> None:
         """Count from now on what configuration puts beside the workers' own prices."""
@@ -240,10 +245,6 @@ class Fleet:
 
     def tick(self, now: float) -> None:
         """Let ejections end and ages grow."""
-        for columns in self._columns.values():
-            columns.tick(now)
-            reserved.follow(columns)
-        self.signals.tick(self._columns, now)
         if not self._sweep:
             self._sweep = list(self.workers.values())
         share = max(1, len(self.workers) // SWEEP_SHARE)
@@ -255,15 +256,19 @@ class Fleet:
                 node.fade(now)
             self._touch(state, now)
         del self._sweep[-share:]
+        for columns in self._columns.values():
+            columns.catch_up()
+            columns.tick(now)
+            reserved.follow(columns)
+        self.signals.tick(self._columns, now)
 
     def _count(self, state: WorkerState, now: float) -> None:
         """Show what one dispatch more or less changed: on a healthy worker with free slots, only a count."""
-        if not self._calm(state, now):
-            self._touch(state, now)
-            return
+        calm = self._calm(state, now)
         for node in state.nodes:
-            if node.columns is not None:
-                node.columns.recount[node] = now
+            columns = node.columns
+            if columns is not None:
+                (columns.recount if calm else columns.changed)[node] = now
 
     def _calm(self, state: WorkerState, now: float) -> bool:
         """Whether a healthy worker has had free slots all the while, so that no wait of its changes."""
@@ -271,10 +276,10 @@ class Fleet:
         return health.state is State.SERVING and not (health.slow or state.shown_wait) and state.relaxed(now)
 
     def _touch(self, state: WorkerState, now: float) -> None:
-        state.shown_wait, state.shown_at = state.wait(now), now
+        """Have it shown to the next decision. Of what comes until then, the last state is shown, once."""
         for node in state.nodes:
             if node.columns is not None:
-                node.columns.touch(node, now)
+                node.columns.changed[node] = now
 
     def __repr__(self) -> str:
         return f"<Fleet {len(self.workers)} workers, {sum(len(c.nodes) for c in self._columns.values())} nodes>"

@@ -14,15 +14,11 @@ from policies.estimate import CHARGE_CLIP, Speed
 from policies.records import Endpoint
 from policies.request import Dispatch, Eta, Outcome, Request
 from policies.worker import FADE_EVERY, WorkerState, faded
+from policies.worker import WAIT_ERROR as WAIT_ERROR
 
 if TYPE_CHECKING:
     from policies.columns import Columns
 
-WAIT_ERROR = 0.2
-"""Spread per second of predicted wait (algorithm.md 2.3)."""
-IDLE_ARRIVALS = 0.3
-"""Share of its capacity a node is assumed to receive unseen from others: what keeps an idle-looking cheap node from
-claiming certainty and being herded on (algorithm.md 2.3)."""
 TYPICAL_TOKENS = 64
 """Prompt tokens assumed of text until requests come, whose mean replaces it; only the scale matters."""
 WORTH_SHOWING = 0.005
@@ -123,26 +119,13 @@ class Node:
         curve = self.endpoint.curve
         return (curve.decode + curve.decode_batch * self.state.running) * self.pace.factor
 
-    def fixed_spread(self, wait: float, now: float) -> float:
-        """The part of the spread that does not grow with the request (algorithm.md 2.3).
-
-        Jitter, the error of the wait, and what strangers may have sent unseen since the load was taken.
-        """
-        state = self.state
-        rtt, service = state.rtt, state.service
-        busy = state.strangers * service
-        unseen = math.sqrt(
-            (busy if busy > IDLE_ARRIVALS else IDLE_ARRIVALS) * service * (state.age(now) + rtt.mean / 2)
-        )
-        return rtt.jitter + WAIT_ERROR * wait + unseen
-
     def eta(self, request: Request, now: float) -> Eta:
         """Mean and spread of the time a request sent now would take."""
         speed, state, tokens = self.speed, self.state, request.output_tokens
         prefill = self.endpoint.curve.seconds(request.prompt_tokens, 0.0, request.items) * speed.factor
         decode = 0.0
         wait = 0.0 if state.relaxed(now) else state.wait(now)
-        first = self.fixed_spread(wait, now) + speed.error * prefill
+        first = state.doubt(wait, state.unheard(now)) + speed.error * prefill
         whole = first
         if tokens:
             pace = self.token_seconds()

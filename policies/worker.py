@@ -27,6 +27,11 @@ MIN_HEADROOM = 0.05
 """Requests that even a full node counts as room for, so that shares of room are never 0 over 0."""
 STRANGERS_SECONDS = 3.0
 """Time constant of the rate at which others send to a worker: long against heartbeats, short against load swings."""
+WAIT_ERROR = 0.2
+"""Spread per second of predicted wait (algorithm.md 2.3)."""
+IDLE_ARRIVALS = 0.3
+"""Share of its capacity a worker is assumed to receive unseen from others: what keeps an idle-looking cheap node from
+claiming certainty and being herded on (algorithm.md 2.3)."""
 SHORTEST_SPAN = 0.2
 """Seconds between two counts of arrivals that say something of a rate."""
 SERVICE_GAIN = 0.02
@@ -214,6 +219,21 @@ class WorkerState:
         age = now - self.load_at
         return 0.0 if age < 0.0 else age if age < STALE_LOAD_SECONDS else STALE_LOAD_SECONDS
 
+    def unheard(self, now: float) -> float:
+        """Seconds of which nobody here knows what others sent it, when a request of now arrives."""
+        age = now - self.load_at
+        return (0.0 if age < 0.0 else age if age < STALE_LOAD_SECONDS else STALE_LOAD_SECONDS) + self.rtt.mean / 2
+
+    def doubt(self, wait: float, unheard: float) -> float:
+        """The part of a prediction's spread that does not grow with the request (algorithm.md 2.3).
+
+        Jitter, the error of the wait, and what strangers may have sent since the load was taken.
+        """
+        service = self.service
+        busy = self.strangers * service
+        unseen = math.sqrt((busy if busy > IDLE_ARRIVALS else IDLE_ARRIVALS) * service * unheard)
+        return self.rtt.jitter + WAIT_ERROR * wait + unseen
+
     def worth_asking(self, now: float) -> bool:
         """Whether its load is worth a probe: old, and strangers may have sent enough since for it to matter."""
         age = now - self.load_at
@@ -221,11 +241,10 @@ class WorkerState:
             return False
         return self.load is None or self.age(now) * self.strangers * self.service > WORTH_ASKING
 
-    def headroom(self, wait: float, now: float) -> float:
+    def headroom(self, wait: float, unheard: float) -> float:
         """Requests it can take before anybody hears of them without a wait beyond the knee (algorithm.md 2.6): what it
         serves in the time until then, and what still fits before the knee."""
-        until = self.age(now) + self.rtt.mean / 2
-        room = (until + KNEE - wait) / self.service if self.service > 0.0 else math.inf
+        room = (unheard + KNEE - wait) / self.service if self.service > 0.0 else math.inf
         return room if room > MIN_HEADROOM else MIN_HEADROOM
 
     def _work(self) -> float:

@@ -74,5 +74,16 @@ def test_only_a_queue_can_drain():
     columns = r.fleet.columns(MODEL)
     assert columns.candidates(asked, columns.accepts, 0.0).drained(0.0) == float("inf")
     r.observe(LoadSeen(load("near", seq=2, waiting=30, running=1, backlog=3.0), 0.0), 0.0)
-    asked = request(deadline=1.0)
+    columns, asked = r.fleet.columns(MODEL), request(deadline=1.0)
     assert columns.candidates(asked, columns.accepts, 0.0).drained(0.0) == pytest.approx(2.0, abs=0.3)
+
+
+def test_several_changes_of_a_node_are_written_once():
+    r = many(2)
+    columns = r.fleet.columns(MODEL)
+    for seq, backlog in enumerate((1.0, 3.0), 2):
+        r.observe(LoadSeen(load("w1", seq=seq, waiting=30, running=1, backlog=backlog), 0.0), 0.0)
+    assert [node.worker.id for node in columns.changed] == ["w1"]
+    assert columns.eligible(request(), 0.0, (), 0.5).all()
+    assert not columns.changed
+    assert columns.wait.tolist() == [0.0, 3.0]

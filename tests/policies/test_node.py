@@ -2,7 +2,7 @@ import pytest
 
 from policies.records import Curve
 from policies.request import LoadSeen, Outcome
-from tests.fleets import endpoint, load, only_node, request, worker
+from tests.fleets import MODEL, endpoint, load, only_node, request, worker
 
 
 def test_eta_parts():
@@ -35,7 +35,7 @@ def test_company_slows_decoding_by_the_curve():
     assert node.eta(request(output_tokens=10), 0.0).decode == pytest.approx(0.1)
     r.observe(LoadSeen(load("w", 2, waiting=0, running=10), 0.0), 0.0)
     assert node.eta(request(output_tokens=10), 0.0).decode == pytest.approx(0.3)
-    assert node.columns.output[0] == pytest.approx(0.03)
+    assert r.fleet.columns(MODEL).output[0] == pytest.approx(0.03)
 
 
 def test_speed_and_charge_are_learned_from_reports():

@@ -53,10 +53,11 @@ def test_the_first_requests_already_say_how_long_they_keep_the_next_one_waiting(
 def test_headroom_is_what_is_served_unseen_and_what_fits_before_the_knee():
     _, node = only_node(worker("w", endpoints=(endpoint(curve=Curve(0.05)),)))
     state = node.state
-    idle = state.headroom(0.0, 0.0)
+    unheard = state.unheard(0.0)
+    idle = state.headroom(0.0, unheard)
     assert idle == pytest.approx((0.05 + KNEE) / 0.05, rel=0.05)
-    assert state.headroom(0.1, 0.0) < idle < state.headroom(0.0, 1.0)
-    assert state.headroom(9.0, 0.0) == MIN_HEADROOM
+    assert state.headroom(0.1, unheard) < idle < state.headroom(0.0, state.unheard(1.0))
+    assert state.headroom(9.0, unheard) == MIN_HEADROOM
 
 
 def test_our_own_requests_are_not_counted_twice():
