@@ -21,11 +21,19 @@ MAX_RETRY_AFTER = 30.0
 """Seconds. Below one, HTTP cannot say it; beyond thirty, nobody can predict a queue (peers bound it at 2 to 30 s)."""
 
 
+OVER_SHARE = "There is not enough for all, and this tenant has had its share."
+
+
 class AdmissionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_in_flight: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Most requests of this policy in flight at once; 0 means no limit."""
     early_rejection: bool = True
     """Whether, in overload, best effort is refused to what would most likely miss anyway."""
+    fair: bool = True
+    """Whether, in overload, tenants that have had more than their share are refused first."""
+    max_held: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 256
+    """Most requests of one model that a tenant may have held (`hold`) alone; several have up to twice as many between
+    them. 0 means that none is. Each keeps its body in memory."""
 
 
 CROWDED_GAIN = 0.01

@@ -6,6 +6,8 @@ bad values are refused by msgspec with the path of the field.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from policies.admission import AdmissionConfig
@@ -72,5 +74,6 @@ class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hedge: HedgeConfig | None = None
     """Off unless given: `hedge: {}` is enough."""
 
-    def build(self) -> Policy:
-        return Policy(self.balancer.build(), self.admission, self.retry, self.hedge)
+    def build(self, weights: Mapping[str, float] | None = None) -> Policy:
+        """`weights`: tenants' shares, where they are not equal."""
+        return Policy(self.balancer.build(), self.admission, self.retry, self.hedge, weights)

@@ -84,7 +84,7 @@ class Explanation(msgspec.Struct, frozen=True):
     bar: float
     """The chance from which a node counts as in time now: the probability, moved by how promises were kept of late."""
     decision: str
-    """`feasible`, `degraded`, `best_effort`, or the reason of a refusal."""
+    """`feasible`, `degraded`, `best_effort`, `hold`, or the reason of a refusal."""
     chosen: str | None
     candidates: tuple[Candidate, ...]
     """Cheapest first."""
@@ -98,6 +98,10 @@ class Explanation(msgspec.Struct, frozen=True):
     """What the hours of the model's workers cost, whether they are used or not."""
     shadow: Beside | None = None
     """None for a route that has none."""
+    hold_s: float | None = None
+    """How long it would be held at most, if it would be."""
+    waiting: int = 0
+    """Requests of its policy and model that are held now."""
 
 
 def explain(router: Router, request: Request, now: float) -> Explanation:
@@ -120,8 +124,8 @@ def explain(router: Router, request: Request, now: float) -> Explanation:
         token_budget_s=_finite(request.token_interval),
         probability=request.probability,
         bar=router.fleet.calibration.bar(request.probability, request.tenant),
-        decision=choice.reason.label if isinstance(choice, Shed) else choice.status.value,
-        chosen=None if isinstance(choice, Shed) else choice.node.id,
+        decision=_decision(choice),
+        chosen=choice.node.id if isinstance(choice, Choice) else None,
         candidates=candidates,
         fastest=_alternative(view, chosen, _fastest(view)),
         next_cheapest=_alternative(view, chosen, _next_cheapest(view, chosen)),
@@ -129,6 +133,8 @@ def explain(router: Router, request: Request, now: float) -> Explanation:
         detail=choice.detail if isinstance(choice, Shed) else "",
         fleet_usd_per_hour=_hourly(columns),
         shadow=_shadowed(router, request, now, None if not isinstance(choice, Choice) else choice.node.id),
+        hold_s=_finite(choice.until - now) if isinstance(choice, Hold) else None,
+        waiting=router.waiting.count(request),
     )
 
 

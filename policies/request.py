@@ -131,6 +131,21 @@ class Request(msgspec.Struct, gc=False, frozen=True, kw_only=True):
         """Whether it has no deadline of any kind."""
         return self.deadline == self.first_token_deadline == self.token_interval == INFINITE
 
+    @property
+    def tries(self) -> bool:
+        """Whether it would first be tried without a promise, not held or refused."""
+        return self._resort not in (Infeasible.HOLD, Infeasible.REJECT)
+
+    @property
+    def holds(self) -> bool:
+        """Whether it would first be held, not tried without a promise or refused."""
+        return self._resort is Infeasible.HOLD
+
+    @property
+    def _resort(self) -> Infeasible | None:
+        """What it wants first when nobody can make it with any quality it takes."""
+        return next((step for step in self.when_infeasible if step is not Infeasible.DEGRADE), None)
+
 
 class Eta(msgspec.Struct, gc=False, frozen=True):
     """A prediction for one request on one node: a mean, part by part, and one spread. Seconds."""

@@ -26,9 +26,10 @@ class Call:
     """One request as it was planned, and what becomes of it: a row of the ledger."""
 
     __slots__ = (
-        "attempts", "closed", "deadline", "due", "edge", "ended", "first", "first_deadline", "grams", "job", "joules",
-        "kind", "met", "noise", "number", "origin", "output", "predicted", "predicted_met", "prefix", "prompt",
-        "reason", "request", "status", "stream", "tenant", "tried", "usd", "variant_quality", "worker",
+        "attempts", "closed", "deadline", "due", "edge", "ended", "first", "first_deadline", "grams", "held_until",
+        "holder", "job", "joules", "kind", "met", "noise", "number", "origin", "output", "predicted", "predicted_met",
+        "prefix", "prompt", "reason", "request", "status", "stream", "tenant", "tried", "usd", "variant_quality",
+        "wakes_at", "worker",
     )  # fmt: skip
 
     def __init__(self, planned: Planned, noise: float, now: float) -> None:
@@ -55,6 +56,11 @@ class Call:
         self.tried: list[str] = []
         """Workers that have been sent it."""
         self.attempts = 0
+        self.holder: Contender
+        """Who holds it: a restart may have put another in its place since."""
+        self.held_until = INFINITE
+        self.wakes_at = INFINITE
+        """When its edge looks whether it has been held long enough."""
         self.closed = False
         # What came of it.
         self.status: Status | None = None

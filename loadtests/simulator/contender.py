@@ -15,18 +15,25 @@ from policies.admission import AdmissionConfig
 from policies.columns import Candidates
 from policies.fleet import Fleet
 from policies.probing import ProbeBudget
-from policies.request import Change, Dispatch, Hold, Outcome, Request, Shed
+from policies.request import Change, Dispatch, Hold, Infeasible, Outcome, Request, Shed
 from policies.retry import RetryConfig
 from policies.router import Policy, Router
+from policies.waiting import Waiting
 
 POLICY = "simulated"
 """The one policy every simulated request names."""
+DEFAULT: tuple[Infeasible, ...] = (Infeasible.DEGRADE, Infeasible.BEST_EFFORT)
+"""What the product's routes do when nobody can make it, unless told otherwise."""
 
 
 class Contender(Protocol):
     """The product's verbs, and which workers to ask for their load at once."""
 
     fleet: Fleet
+    waiting: Waiting
+    """Those it holds."""
+    when_infeasible: tuple[Infeasible, ...]
+    """What its gateway's requests ask for when nobody can make it."""
 
     def observe(self, change: Change, now: float) -> None: ...
 
@@ -82,8 +89,10 @@ class Watching:
 class Baseline(Router):
     """The product's router around a balancer that watches."""
 
+    when_infeasible = DEFAULT
+
     def __init__(self, balancer: Watching, fleet: Fleet, rng: random.Random) -> None:
-        super().__init__(fleet, {POLICY: Policy(balancer, AdmissionConfig(), RetryConfig())}, rng)
+        super().__init__(fleet, {POLICY: Policy(balancer, AdmissionConfig(fair=False), RetryConfig())}, rng)
         self.balancer = balancer
 
     def observe(self, change: Change, now: float) -> None:
@@ -110,8 +119,12 @@ class Baseline(Router):
 class Shipped(Router):
     """The product's router, unchanged, with the budget that the product's gateway keeps for its probes."""
 
-    def __init__(self, fleet: Fleet, policies: Mapping[str, Policy], rng: random.Random) -> None:
+    def __init__(
+        self, fleet: Fleet, policies: Mapping[str, Policy], rng: random.Random,
+        when_infeasible: tuple[Infeasible, ...] = DEFAULT,
+    ) -> None:  # fmt: skip
         super().__init__(fleet, policies, rng)
+        self.when_infeasible = when_infeasible
         self._budget = ProbeBudget()
         self._wanted: tuple[str, ...] = ()
         """What the last dispatch names, as far as the budget goes."""

@@ -13,7 +13,7 @@ from loadtests.simulator.baselines.peak_ewma import PeakEwma
 from loadtests.simulator.baselines.prequal import Prequal
 from loadtests.simulator.baselines.routebalance import RouteBalance
 from loadtests.simulator.baselines.skywalker import SkyWalker
-from loadtests.simulator.contender import POLICY, Baseline, Contender, Setting, Shipped, Watching
+from loadtests.simulator.contender import DEFAULT, POLICY, Baseline, Contender, Setting, Shipped, Watching
 from loadtests.simulator.world import WorldError
 from policies.config import (
     CheapestInDeadlineConfig,
@@ -25,15 +25,16 @@ from policies.config import (
     RoundRobinConfig,
 )
 from policies.fleet import Fleet
+from policies.request import Infeasible
 
 Factory = Callable[[Setting], Contender]
 
 
-def product(config: PolicyConfig) -> Factory:
-    """The product's router with a policy as `gateway.yaml` has it."""
+def product(config: PolicyConfig, when_infeasible: tuple[Infeasible, ...] = DEFAULT) -> Factory:
+    """The product's router with a policy, and what its route does when nobody can make it, as `gateway.yaml` has it."""
 
     def make(setting: Setting) -> Contender:
-        return Shipped(Fleet(setting.rng), {POLICY: config.build()}, setting.rng)
+        return Shipped(Fleet(setting.rng), {POLICY: config.build()}, setting.rng, when_infeasible)
 
     return make
 
@@ -65,6 +66,7 @@ def _static_lp(setting: Setting) -> Watching:
 CONTENDERS: dict[str, Factory] = {
     # The product's own.
     "isochrone": product(PolicyConfig()),
+    "isochrone_hold": product(PolicyConfig(), (Infeasible.DEGRADE, Infeasible.HOLD, Infeasible.BEST_EFFORT)),
     "cheapest_in_deadline": product(PolicyConfig(CheapestInDeadlineConfig())),
     "p2c": product(PolicyConfig(P2CConfig())),
     "least_loaded": product(PolicyConfig(LeastLoadedConfig())),

@@ -53,7 +53,7 @@ class Edge:
         self.ages = {name: way.mean for name, way in ways.items()}
         """What it takes as the age of what a worker there answers itself: half the round trip."""
         self._held: dict[int, Call] = {}
-        """By number, in the order they came."""
+        """By their request's identity."""
         self.heard = 0
         """Heartbeats, probes and reports taken."""
 
@@ -76,21 +76,30 @@ class Edge:
             probability=kind.probability, prompt_tokens=float(call.prompt), output_tokens=output,
             items=planned.items, reply_bytes=reply_bytes(output, call.stream), stream=call.stream,
             quality=max(kind.quality, kind.min_quality), min_quality=kind.min_quality, tenant=planned.tenant,
-            affinity=planned.session,
+            affinity=planned.session, when_infeasible=self.contender.when_infeasible,
         )  # fmt: skip
         self._route(call)
 
     def _route(self, call: Call) -> None:
         contender = self.contender
         decision = self._decide(call, contender)
+        if isinstance(decision, Hold):
+            self._hold(call, contender, decision.until)
+            return
+        if self._held:
+            self._held.pop(id(call.request), None)
         if isinstance(decision, Dispatch):
             self._forward(call, decision, contender)
-        elif isinstance(decision, Hold):
-            self._held[call.number] = call
-            until = min(decision.until, call.request.deadline)
-            self.timeline.at(max(until, self.timeline.now + SHORTEST_HOLD), self._held_long_enough, call)
         else:
             self._end(call, decision.reason)
+
+    def _hold(self, call: Call, contender: Contender, until: float) -> None:
+        self._held[id(call.request)] = call
+        call.holder, call.held_until = contender, min(until, call.request.deadline)
+        due = max(call.held_until, self.timeline.now + SHORTEST_HOLD)
+        if due < call.wakes_at:
+            call.wakes_at = due
+            self.timeline.at(due, self._held_long_enough, call)
 
     def _decide(self, call: Call, contender: Contender) -> Dispatch | Hold | Shed:
         began = time.thread_time()
@@ -101,26 +110,26 @@ class Edge:
         return decision
 
     def _held_long_enough(self, call: Call) -> None:
-        if self._held.pop(call.number, None) is None:
+        call.wakes_at = INFINITE
+        if id(call.request) not in self._held:
             return
-        if self.timeline.now >= call.request.deadline:
+        if self.timeline.now < call.held_until:
+            self._hold(call, call.holder, call.held_until)
+        elif self.timeline.now >= call.request.deadline:
+            self._let_go(call)
             self._end(call, Reason.DEADLINE_EXCEEDED)
         else:
             self._route(call)
 
+    def _let_go(self, call: Call) -> None:
+        """It is held no longer, and was not routed."""
+        if self._held.pop(id(call.request), None) is not None:
+            call.holder.waiting.leave(call.request)
+
     def release(self) -> None:
-        """Something changed: those held may go, in the order they came, until one may not."""
-        held = self._held
-        while held:
-            call = next(iter(held.values()))
-            decision = self._decide(call, self.contender)
-            if isinstance(decision, Hold):
-                return
-            del held[call.number]
-            if isinstance(decision, Dispatch):
-                self._forward(call, decision, self.contender)
-            else:
-                self._end(call, decision.reason)
+        """Something changed: those held may go, as far as the contender thinks so."""
+        for request in self.contender.waiting.front():
+            self._route(self._held[id(request)])
 
     # Attempts.
 
@@ -234,7 +243,7 @@ class Edge:
 
     def hang_up(self, call: Call) -> None:
         """The client leaves."""
-        self._held.pop(call.number, None)
+        self._let_go(call)
         job = call.job
         if job is not None and not job.settled:
             self._settle(job, Reason.CLIENT_GONE)

@@ -6,8 +6,8 @@ import pytest
 from policies.config import NearestConfig, PolicyConfig
 from policies.explain import explain
 from policies.records import Curve, ReservedPrice
-from policies.request import DrainSet, Infeasible, Selection
-from tests.fleets import endpoint, request, router, worker
+from policies.request import DrainSet, Infeasible, LoadSeen, Selection
+from tests.fleets import endpoint, load, request, router, worker
 
 
 @pytest.fixture
@@ -143,3 +143,15 @@ def test_both_bills_are_told():
     assert paid.cost_usd > paid.marginal_usd
     assert spot.marginal_usd == pytest.approx(spot.cost_usd)
     assert explain(r, request(model="none"), 0.0).fleet_usd_per_hour == 0.0
+
+
+def test_what_holding_would_do_is_told_and_not_done():
+    r = router(worker("w"))
+    r.observe(LoadSeen(load("w", 2, waiting=500, running=1, backlog=5.0), 0.0), 0.0)
+    asked = request(deadline=2.0, when_infeasible=(Infeasible.HOLD,))
+    told = explain(r, asked, 0.0)
+    assert (told.decision, told.chosen, told.waiting) == ("hold", None, 0)
+    assert 1.0 < told.hold_s < 2.0
+    assert not r.waiting.lines
+    r.route(asked, 0.0)
+    assert explain(r, asked, 0.0).waiting == 1

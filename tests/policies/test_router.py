@@ -1,3 +1,7 @@
+import random
+from collections import Counter
+from typing import Any
+
 import pytest
 
 from policies.admission import AdmissionConfig
@@ -7,6 +11,7 @@ from policies.records import Curve
 from policies.request import (
     Dispatch,
     DrainSet,
+    Hold,
     Infeasible,
     LoadSeen,
     Outcome,
@@ -95,9 +100,171 @@ def test_nobody_in_time_means_the_soonest_unless_rejected():
     assert shed.retry_after is None  # distance does not pass
 
 
-def test_hold_acts_as_best_effort_for_now():
-    decision = two_regions().route(request(deadline=0.001, when_infeasible=(Infeasible.HOLD,)), 0.0)
-    assert decision.status is Status.BEST_EFFORT
+HOLD = (Infeasible.HOLD, Infeasible.REJECT)
+
+
+def busy(seconds=5.0, **policies):
+    """One node that takes 10 ms, and a queue in front of it."""
+    r = router(worker("w"), **policies)
+    r.observe(LoadSeen(load("w", 2, waiting=500, running=1, backlog=seconds), 0.0), 0.0)
+    return r
+
+
+def freed(r, now):
+    """The queue is gone."""
+    r.observe(LoadSeen(load("w", 3), 0.0), now)
+    return [r.route(asked, now) for asked in r.waiting.front()]
+
+
+def test_what_a_queue_keeps_from_its_deadline_is_held_and_goes_when_the_queue_has_gone():
+    r = busy()
+    asked = request(deadline=2.0, when_infeasible=HOLD)
+    held = r.route(asked, 0.0)
+    assert 1.0 < held.until < 2.0
+    (again,) = [r.route(again, 0.1) for again in r.waiting.front()]
+    assert again.until == pytest.approx(held.until), "nothing has changed"
+    assert len(r.waiting) == 1
+    (decision,) = freed(r, 0.5)
+    assert (sent_to(decision), decision.status) == ("w", Status.FEASIBLE)
+    assert not r.waiting.lines
+
+
+def test_a_request_is_held_once_however_often_it_is_crowded_out():
+    r = busy()
+    asked = request(deadline=2.0, when_infeasible=HOLD)
+    r.route(asked, 0.0)
+    share = r._policies["house"].overload.share
+    for _ in range(9):
+        r.route(asked, 0.1)
+    assert (len(r.waiting), r._policies["house"].overload.share) == (1, share)
+
+
+def test_when_the_wait_is_over_the_next_step_is_taken():
+    r = busy()
+    asked = request(deadline=2.0, when_infeasible=HOLD)
+    shed = r.route(asked, r.route(asked, 0.0).until)
+    assert (shed.reason, shed.param) == (Reason.DEADLINE_INFEASIBLE, "x-deadline-ms")
+    assert shed.retry_after == pytest.approx(4.9, abs=0.3), "until the queue has become short enough"
+    tried = request(deadline=2.0, when_infeasible=(Infeasible.HOLD, Infeasible.BEST_EFFORT))
+    assert r.route(tried, r.route(tried, 0.0).until).status is Status.BEST_EFFORT
+    assert not r.waiting.lines
+
+
+def test_what_no_wait_can_help_is_not_held():
+    assert isinstance(busy().route(request(deadline=0.005, when_infeasible=HOLD), 0.0), Shed), "the service is too long"
+    assert isinstance(busy().route(request(deadline=2.0, max_wait=0.0, when_infeasible=HOLD), 0.0), Shed)
+    assert busy().route(request(deadline=2.0, max_cost=1e-12, when_infeasible=HOLD), 0.0).reason is Reason.PRICE_CAP
+    r = busy()
+    assert isinstance(r.route(request(deadline=2.0, when_infeasible=HOLD), 0.0, avoid=("other",)), Shed), "a repeat"
+    assert not r.waiting.lines
+
+
+def test_what_would_most_likely_make_it_is_tried_not_held():
+    steps = (Infeasible.HOLD, Infeasible.BEST_EFFORT)
+    r = router(worker("w", endpoints=(endpoint(curve=Curve(0.1)),)))
+    bar = request(deadline=9.0, probability=0.99, when_infeasible=steps)
+    e = r.fleet.nodes()[0].eta(bar, 0.0)
+    nearly = request(deadline=e.total + 1.8 * e.spread, probability=0.99, when_infeasible=steps)
+    assert r.route(nearly, 0.0).status is Status.BEST_EFFORT
+    assert r._policies["house"].in_flight == 1
+
+
+def test_a_full_line_means_the_next_step():
+    r = busy(house=PolicyConfig(admission=AdmissionConfig(max_held=2)))
+    held = [request(deadline=2.0, when_infeasible=HOLD) for _ in range(3)]
+    assert [type(r.route(asked, 0.0)) for asked in held] == [Hold, Hold, Shed]
+    assert isinstance(r.route(request(deadline=2.0, tenant="other", when_infeasible=HOLD), 0.0), Hold)
+
+
+def test_a_request_without_a_deadline_is_held_for_its_patience():
+    r = busy(90.0)
+    asked = request(when_infeasible=HOLD)
+    assert r.route(asked, 0.0).until == 60.0
+    assert sent_to(freed(r, 1.0)[0]) == "w"
+
+
+def test_a_node_that_rests_is_waited_for():
+    r = router(worker("w"))
+    first = r.route(request(deadline=2.0), 0.0)
+    r.report(first, Outcome(reason=Reason.REFUSED, executed=False, total=0.01), 0.0)
+    asked = request(deadline=9.0, when_infeasible=HOLD)
+    assert isinstance(r.route(asked, 0.0), Hold)
+    assert r.route(request(deadline=9.0), 0.0).reason is Reason.NO_CAPACITY
+    (decision,) = freed(r, r.fleet.workers["w"].health.rests_until)
+    assert sent_to(decision) == "w"
+
+
+def test_a_limit_on_what_is_in_flight_holds_too():
+    r = router(worker("w"), house=PolicyConfig(admission=AdmissionConfig(max_in_flight=1)))
+    first = r.route(request(deadline=2.0), 0.0)
+    asked = request(deadline=2.0, when_infeasible=HOLD)
+    held = r.route(asked, 0.0)
+    assert 1.5 < held.until < 2.0
+    assert r.route(request(deadline=2.0), 0.0).reason is Reason.OVERLOADED
+    r.report(first, Outcome(total=0.1), 0.1)
+    (decision,) = [r.route(again, 0.1) for again in r.waiting.front()]
+    assert sent_to(decision) == "w"
+    second = request(deadline=2.0, when_infeasible=HOLD)
+    held = r.route(second, 0.2)
+    assert r.route(second, held.until).reason is Reason.OVERLOADED
+    assert not r.waiting.lines
+
+
+def test_a_new_router_has_the_held_of_the_one_before():
+    r = busy()
+    asked = request(deadline=2.0, when_infeasible=HOLD)
+    r.route(asked, 0.0)
+    new = Router(r.fleet, {}, random.Random(1))
+    new.adopt(r)
+    assert list(new.waiting.front()) == [asked]
+    assert new.waiting.leave(asked)
+    assert not r.waiting.lines
+
+
+def flood(r, seconds, wants):
+    """A hog and a small tenant at a node that serves a hundred a second; who got how much of what it asked for."""
+    rng, now, asked, met = random.Random(3), 0.0, Counter(), Counter()
+    running: list[tuple[float, Any]] = []
+    held: dict[int, tuple[Any, float]] = {}
+    free_at, seq = 0.0, 10
+
+    def route(asked, now):
+        nonlocal free_at
+        decision = r.route(asked, now)
+        held.pop(id(asked), None)
+        if isinstance(decision, Dispatch):
+            free_at = max(free_at, now) + 0.01
+            running.append((free_at, decision))
+        elif isinstance(decision, Hold):
+            held[id(asked)] = asked, decision.until
+
+    while now < seconds:
+        now += rng.expovariate(240.0)
+        while running and running[0][0] <= now:
+            end, decision = running.pop(0)
+            r.report(decision, Outcome(total=end - decision.at, prefill=0.01, queue=0.0, first_byte=0.011), end)
+            met[decision.request.tenant] += end <= decision.request.deadline
+        seq += 1
+        backlog = max(0.0, free_at - now)
+        r.observe(LoadSeen(load("w", seq, waiting=int(backlog * 100), running=1, backlog=backlog), 0.0), now)
+        for again in r.waiting.front():
+            route(again, now)
+        for again, until in list(held.values()):
+            if now >= until:
+                route(again, now)
+        tenant = "small" if rng.random() < 1 / 8 else "hog"
+        asked[tenant] += 1
+        route(request(arrived=now, deadline=now + 0.3, tenant=tenant, when_infeasible=wants), now)
+    return {name: met[name] / asked[name] for name in asked}
+
+
+@pytest.mark.parametrize("wants", [(Infeasible.BEST_EFFORT,), (Infeasible.HOLD, Infeasible.BEST_EFFORT), HOLD])
+def test_a_hog_is_refused_first(wants):
+    alike = flood(router(worker("w"), house=PolicyConfig(admission=AdmissionConfig(fair=False))), 20.0, wants)
+    fair = flood(router(worker("w")), 20.0, wants)
+    assert fair["small"] > alike["small"] + 0.15
+    assert fair["small"] > 0.7
+    assert fair["small"] / 8 + fair["hog"] * 7 / 8 > 0.7 * (alike["small"] / 8 + alike["hog"] * 7 / 8)
 
 
 def test_degrading_stops_at_the_floor():

@@ -16,7 +16,7 @@ import msgspec
 
 from loadtests.simulator import runs
 from loadtests.simulator.call import Call, Job
-from loadtests.simulator.contender import POLICY, Setting
+from loadtests.simulator.contender import DEFAULT, POLICY, Setting
 from loadtests.simulator.edge import Edge
 from loadtests.simulator.ledger import Ledger
 from loadtests.simulator.queueing import Queueing
@@ -171,6 +171,8 @@ class Checker:
 
 class Watched(Router):
     """The product's router, with somebody who looks."""
+
+    when_infeasible = DEFAULT
 
     def __init__(self, checker: Checker, guards: Guards, rng: random.Random) -> None:
         health = HealthConfig() if guards.ejections_are_capped else HealthConfig(max_ejected_share=1.0)

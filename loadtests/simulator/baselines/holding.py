@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import random
+from collections.abc import Collection, Iterator
 
 from loadtests.simulator.contender import Baseline, Watching
 from policies.columns import Candidates
+from policies.fleet import Fleet
 from policies.request import Dispatch, Hold, Request, Shed
+from policies.waiting import Waiting
 
 
 class Patient(Watching):
@@ -17,10 +20,26 @@ class Patient(Watching):
         raise NotImplementedError
 
 
+class InOrder(Waiting):
+    """Those held, first come first served: who may not go keeps all behind it."""
+
+    __slots__ = ()
+
+    def front(self) -> Iterator[Request]:
+        for place in list(self._places.values()):
+            yield place.request
+            if self.holds(place.request):
+                return
+
+
 class Holding(Baseline):
-    """Asks before each decision whether to decide at all. Held requests are the edge's, in the order they came."""
+    """Asks before each decision whether to decide at all."""
 
     balancer: Patient
+
+    def __init__(self, balancer: Patient, fleet: Fleet, rng: random.Random) -> None:
+        super().__init__(balancer, fleet, rng)
+        self.waiting = InOrder()
 
     def route(
         self, request: Request, now: float, avoid: Collection[str] = (), beside: Dispatch | None = None
@@ -32,5 +51,6 @@ class Holding(Baseline):
                 self.balancer.now = now
                 until = self.balancer.until(columns.candidates(request, eligible, now))
                 if until is not None:
+                    self.waiting.join(request, until, now)
                     return Hold(until)
         return super().route(request, now, avoid, beside)

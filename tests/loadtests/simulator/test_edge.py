@@ -8,6 +8,7 @@ import pytest
 from gateway import routes
 from gateway.edge import attempt
 from loadtests.simulator import edge, serving
+from loadtests.simulator.baselines.holding import InOrder
 from loadtests.simulator.contender import Baseline, Watching
 from loadtests.simulator.edge import limit, patience
 from loadtests.simulator.runs import Simulation
@@ -76,10 +77,15 @@ class Script(Watching):
 
 
 class Scripted(Baseline):
+    def __init__(self, *parts):
+        super().__init__(*parts)
+        self.waiting = InOrder()
+
     def route(self, request, now, avoid=()):
         if self.balancer.hold:
             until = self.balancer.hold[0]
             if until is not None and now < until:
+                self.waiting.join(request, until, now)
                 return Hold(until)
             self.balancer.hold.pop(0)
         return super().route(request, now, avoid)
