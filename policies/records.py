@@ -151,6 +151,17 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: Annotated[tuple[Endpoint, ...], Meta(min_length=1, max_length=256)]
 
 
+class DeviceLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker's accelerator is, as its driver tells; None: it does not."""
+
+    memory: Share
+    """Share of its memory that is taken, by whomever."""
+    busy: Share | None = None
+    """Share of the last second in which it computed."""
+    watts: Annotated[float, Meta(ge=0, le=1e6)] | None = None
+    celsius: Annotated[float, Meta(ge=-300, le=1e4)] | None = None
+
+
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's load record: what waits and runs as of the moment it was written."""
 
@@ -168,6 +179,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool = False
     arrived: Total = 0
     """Requests accepted since boot: what one gateway did not send of them, others did. 0: it does not say."""
+    device: DeviceLoad | None = None
+    """Shown to people and metrics, not routed on."""
 
 
 class Scope(msgspec.Struct, frozen=True):
