@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import secrets
 import signal
@@ -22,13 +23,16 @@ import msgspec
 from policies.records import HEARTBEAT_SECONDS, Endpoint, Load, TensorSpec, Worker
 from workers import attach as attaching
 from workers import calibrate, loading, manifest
+from workers.allocation import Allotment, limit
 from workers.attach.sidecar import Sidecar
 from workers.batcher import Batcher
 from workers.catalog import Catalog, Entry
 from workers.config import AttachConfig, ConfigError, Placement, ServeConfig, guessed_curve, load_key, record
+from workers.devices import Device, chosen, load_nvml
 from workers.gauges import Gauges
 from workers.http import Server
 from workers.lease import BEAT_TIMEOUT, CONNECTION_ERRORS, Lease, connect
+from workers.monitor import Monitor
 from workers.oip import OpenInference
 from workers.openai import OpenAI
 from workers.queue import Queue
@@ -83,19 +87,26 @@ async def serve(config: ServeConfig, announce: Announce) -> None:
     paths = [*(manifest.bundled(name) for name in config.models), *config.manifests]
     if not paths:
         raise ConfigError("nothing to serve: give --model NAME or --manifest PATH")
-    catalog = loading.catalog(paths, config.variants, config.batching)
+    device = accelerator(config.device)
+    catalog = loading.catalog(paths, config.variants, config.batching, allotment(config, device))
     async with signals() as stop:
-        await run(catalog, config, announce, stop)
+        await run(catalog, config, announce, stop, Monitor(device) if device else None)
 
 
-async def run(catalog: Catalog, config: ServeConfig, announce: Announce, stop: Stop) -> None:
+async def run(
+    catalog: Catalog, config: ServeConfig, announce: Announce, stop: Stop, monitor: Monitor | None = None
+) -> None:
     """Serve a loaded catalog until `stop`."""
-    batcher = Batcher({e.lane: e.runner for e in catalog.entries()}, Queue(config.queue_limit))
+    batcher = Batcher(
+        {e.lane: e.runner for e in catalog.entries()},
+        Queue(config.queue_limit),
+        guard=monitor.refusal if monitor else lambda: None,
+    )
     boot = secrets.token_hex(8)
     endpoints = tuple(described(entry) for entry in catalog.entries())
     lease: Lease | None = None
     # The record's id may depend on the port, so the gauges get it once the server listens.
-    gauges = Gauges(boot, batcher, lambda: lease.failures if lease else 0)
+    gauges = Gauges(boot, batcher, lambda: lease.failures if lease else 0, monitor=monitor)
     surfaces = [
         *OpenAI(catalog, batcher, gauges.report, random.SystemRandom()).routes(),
         *OpenInference(catalog, batcher).routes(),
@@ -108,12 +119,15 @@ async def run(catalog: Catalog, config: ServeConfig, announce: Announce, stop: S
         if config.grpc_port is not None:
             calls = rpc_server(catalog, batcher, gauges)
             grpc_address = at(config.host, await calls.start(config.host, config.grpc_port))
-        worker = record(config.placement, boot=boot, address=address, endpoints=endpoints, grpc_address=grpc_address)
+        placement = placed(config.placement, monitor.device) if monitor else config.placement
+        worker = record(placement, boot=boot, address=address, endpoints=endpoints, grpc_address=grpc_address)
         gauges.worker_id = worker.id
         if config.placement.redis:
             lease = leased(config.placement, worker, gauges.load, batcher.changed)
         async with asyncio.TaskGroup() as background:
             tasks = [background.create_task(batcher.run())]
+            if monitor is not None:
+                tasks.append(background.create_task(monitor.run()))
             if lease is not None:
                 tasks.append(background.create_task(lease.run()))
                 tasks.append(background.create_task(refresh(lease, batcher)))
@@ -131,6 +145,48 @@ async def run(catalog: Catalog, config: ServeConfig, announce: Announce, stop: S
         if calls is not None:
             await calls.close()
         batcher.close()
+        for entry in catalog.entries():
+            if entry.close is not None:
+                entry.close()
+
+
+def accelerator(wanted: str) -> Device | None:
+    """The device to serve on; None for the CPU. Whatever loads CUDA afterwards sees this one alone: a MIG instance
+    cannot be had otherwise. Raises ConfigError."""
+    if wanted == "cpu":
+        return None
+    nvml = load_nvml()
+    if nvml is None:
+        raise ConfigError(
+            f"--device {wanted}: no NVIDIA driver answers here: install nvidia-ml-py, or use --device cpu"
+        )
+    try:
+        device = chosen(nvml, wanted)
+    except ValueError as error:
+        raise ConfigError(f"--device: {error}") from error
+    os.environ["CUDA_VISIBLE_DEVICES"] = device.uuid
+    return device
+
+
+def allotment(config: ServeConfig, device: Device | None) -> Allotment:
+    """What the worker may use. Raises ConfigError when the device does not have it."""
+    if device is None:
+        return Allotment(weights=dict(config.weights))
+    reading = device.read()
+    try:
+        most = limit(reading.memory_total, reading.memory_used, config.memory_gb)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return Allotment("cuda", most, dict(config.weights), config.providers)
+
+
+def placed(placement: Placement, device: Device) -> Placement:
+    """The placement, with what the device itself says where the options say nothing."""
+    return msgspec.structs.replace(
+        placement,
+        accelerator=placement.accelerator or device.name,
+        power_watts=placement.power_watts or device.power_limit or 0.0,
+    )
 
 
 async def refresh(lease: Lease, batcher: Batcher) -> None:

@@ -30,11 +30,17 @@ class Batcher:
     """Takes jobs in, runs them on its thread, and lets callers cancel them at any point."""
 
     def __init__(
-        self, runners: Mapping[str, Runner], queue: Queue, clock: Callable[[], float] = time.monotonic
+        self,
+        runners: Mapping[str, Runner],
+        queue: Queue,
+        clock: Callable[[], float] = time.monotonic,
+        guard: Callable[[], Refused | None] = lambda: None,
     ) -> None:
+        """`guard` says why nothing can be taken for the moment, if so: of the accelerator, beyond this queue."""
         self.runners = runners
         self.queue = queue
         self.clock = clock
+        self._guard = guard
         self.draining = False
         self.accepted = 0
         """Requests queued since boot, however many jobs each was."""
@@ -68,6 +74,8 @@ class Batcher:
             return Refused(Reason.DRAINING, "This worker is shutting down.")
         if any(job.deadline <= self.clock() for job in jobs):
             return Refused(Reason.DEADLINE_EXCEEDED, "The deadline had passed on arrival.")
+        if (refused := self._guard()) is not None:
+            return refused
         if not self.queue.push(jobs):
             return Refused(Reason.OVERLOADED, "This worker's queue is full.")
         return None

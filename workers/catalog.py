@@ -6,7 +6,7 @@ entry's kind alone. loading.py fills it from manifests.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from policies.reason import Reason
@@ -36,6 +36,8 @@ class Entry(NamedTuple):
     inputs: tuple[Any, ...] = ()
     """TENSOR: workers.engines.TensorSpec of each input."""
     outputs: tuple[Any, ...] = ()
+    close: Callable[[], None] | None = None
+    """Ends what the engine has running of its own."""
 
     @property
     def lane(self) -> str:

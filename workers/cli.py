@@ -65,6 +65,16 @@ def placed(command: Callable[..., Any]) -> Callable[..., Any]:
     "--batching", default="slack", show_default=True, help="none, fixed_window:MS, fixed_delay:MS: to compare."
 )
 @click.option("--drain-seconds", type=click.FloatRange(0), default=None, help="Longest drain.  [default: 30]")
+@click.option("--device", default="cpu", show_default=True, help="cpu, or an NVIDIA device by place or UUID.")
+@click.option(
+    "--memory-gb", type=click.FloatRange(0, min_open=True), default=None, help="Of it.  [default: what is free]"
+)
+@click.option(
+    "--weight", "weights", multiple=True, metavar="VARIANT=N", help="Its share beside the others.  [default: 1]"
+)
+@click.option(
+    "--onnx", "providers", multiple=True, type=click.Choice(["cuda", "tensorrt"]), help="On it.  [default: cuda]"
+)
 @placed
 def serve(
     models: tuple[str, ...],
@@ -75,6 +85,10 @@ def serve(
     grpc_port: int | None,
     queue_limit: int | None,
     batching: str,
+    device: str,
+    memory_gb: float | None,
+    weights: tuple[str, ...],
+    providers: tuple[str, ...],
     drain_seconds: float | None,
     verbose: bool,
     **place: Any,
@@ -92,6 +106,10 @@ def serve(
             port=port,
             grpc_port=grpc_port,
             batching=config.batching(batching),
+            device=device,
+            memory_gb=memory_gb,
+            weights=tuple(config.weighed(weight) for weight in weights),
+            providers=providers or ("cuda",),
             queue_limit=config.QUEUE_LIMIT if queue_limit is None else queue_limit,
             drain_seconds=config.DRAIN_SECONDS if drain_seconds is None else drain_seconds,
         )

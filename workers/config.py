@@ -6,6 +6,7 @@ and the fix. The registry's own rules (ids, ranges) are policies/records.py's an
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 from pathlib import Path
@@ -66,6 +67,14 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """None: no gRPC."""
     queue_limit: int = QUEUE_LIMIT
     batching: Batching = Slack()
+    device: str = "cpu"
+    """`cpu`, or an NVIDIA device: its place among this machine's, or its UUID (MIG instances have their own)."""
+    memory_gb: float | None = None
+    """Of the device, for this worker; None: all that is free but some headroom."""
+    weights: tuple[tuple[str, float], ...] = ()
+    """Pairs of a variant and how much of the device it is to have beside the others; 1 where none is given."""
+    providers: tuple[str, ...] = ("cuda",)
+    """ONNX Runtime's, on a device, where it has them: `cuda`, `tensorrt`."""
     drain_seconds: float = DRAIN_SECONDS
 
 
@@ -111,6 +120,18 @@ def named(model: str) -> tuple[str, str]:
     """`NAME` or `NAME=SERVED_NAME`, as --model takes it."""
     name, _, served = model.partition("=")
     return name, served or name
+
+
+def weighed(weight: str) -> tuple[str, float]:
+    """`VARIANT=WEIGHT`, as --weight takes it."""
+    name, _, number = weight.partition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = 0.0
+    if not name or not 0 < value < math.inf:
+        raise ConfigError(f"--weight {weight}: give VARIANT=WEIGHT, the weight a number above 0, as in int8=2")
+    return name, value
 
 
 def guessed_curve(prefill_tps: float, decode_tps: float) -> Curve:

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from policies.records import Load, Timings
 from policies.reports import encode_report, with_cost
 from workers.batcher import Batcher
+from workers.monitor import Monitor
 from workers.queue import Job, Queue
 from workers.runners import Batched, Runner, Slotted
 
@@ -42,6 +43,7 @@ class Gauges(Collector):
         batcher: Batcher,
         failed_beats: Callable[[], int],
         cpu: Callable[[], float] = time.thread_time,
+        monitor: Monitor | None = None,
     ) -> None:
         self.worker_id = ""
         """Known once the server listens: by default it contains the port."""
@@ -49,6 +51,7 @@ class Gauges(Collector):
         self._batcher = batcher
         self._failed_beats = failed_beats
         self._cpu = cpu
+        self._monitor = monitor
         self._seq = 0
         self._report = ""
         self._report_until = -math.inf
@@ -75,6 +78,7 @@ class Gauges(Collector):
             kv_use=max((runner.kv_use for runner in runners.values() if isinstance(runner, Slotted)), default=0.0),
             draining=self._batcher.draining,
             arrived=self._batcher.accepted,
+            device=self._monitor.load() if self._monitor else None,
         )
 
     def report(self, spent: Timings | None = None) -> str:
@@ -107,6 +111,8 @@ class Gauges(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._worker_metrics()
         yield from self._model_server_metrics()
+        if self._monitor is not None:
+            yield from self._monitor.metrics()
 
     def _worker_metrics(self) -> Iterator[Metric]:
         load = self.load()

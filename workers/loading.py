@@ -10,22 +10,27 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
 
 from policies.records import Endpoint
 from workers import calibrate, memory
+from workers.allocation import Allotment, Budget
 from workers.catalog import EMBEDDING, TENSOR, TEXT, Catalog, Entry
+from workers.engines import Engine
 from workers.engines.embed import Embedder
 from workers.engines.onnx import OnnxEngine
 from workers.engines.slots import SlotEngine
 from workers.engines.text import Sampling, Text
 from workers.forming import Batching, Slack
 from workers.manifest import Manifest, ManifestError, Variant, load, read, to_endpoints
-from workers.runners import Batched, Slotted
+from workers.runners import Batched, Slotted, lane_of
 from workers.tensors import DTYPES
+
+if TYPE_CHECKING:
+    from workers.engines.transformers_text import ContinuousEngine
 
 TRIAL_PROMPT = 20
 TRIAL_TOKENS = 16
@@ -50,30 +55,51 @@ class Built(NamedTuple):
     """What the engine's work is measured by: CPU time of the calling thread, where it computes there."""
 
 
-def catalog(manifests: Sequence[Path], variants: Sequence[str] = (), batching: Batching | None = None) -> Catalog:
+def catalog(
+    manifests: Sequence[Path],
+    variants: Sequence[str] = (),
+    batching: Batching | None = None,
+    allotment: Allotment | None = None,
+) -> Catalog:
     """Load the chosen variants (in this order of preference; default: all) of every manifest."""
     chosen = [_choose(path, variants) for path in manifests]
     count = sum(len(names) for _, names in chosen)
+    loaded = [(path, load(path, names), names) for path, names in chosen]
+    budgets = _budgets([(manifest, names) for _, manifest, names in loaded], allotment or Allotment())
     entries: list[Entry] = []
-    for path, names in chosen:
-        manifest = load(path, names)
+    for path, manifest, names in loaded:
         share = calibrate.TOTAL_SECONDS / count
         for endpoint in to_endpoints(manifest, names):
-            built = _built(path, manifest, endpoint.variant)
+            built = _built(path, manifest, endpoint.variant, budgets[lane_of(endpoint)])
             entries.append(built.entry(_fitted(built, endpoint, share), batching or Slack()))
     return Catalog(entries)
 
 
 def _choose(path: Path, variants: Sequence[str]) -> tuple[Path, list[str]]:
-    """Those of the wanted variants that this model has; a model with none of them is a mistake."""
-    offered = [variant.variant for variant in read(path).variants]
-    names = [name for name in variants if name in offered] if variants else offered
+    """Those of the wanted variants that this model has, by default all that are served; a model with none of them is
+    a mistake."""
+    manifest = read(path)
+    offered = [variant.variant for variant in manifest.variants]
+    names = [name for name in variants if name in offered] if variants else [v.variant for v in manifest.served()]
     if not names:
         raise ManifestError(f"{path}: has none of --variants {','.join(variants)}: it has {', '.join(offered)}")
     return path, names
 
 
-def _built(path: Path, manifest: Manifest, name: str) -> Built:
+def _budgets(loaded: Sequence[tuple[Manifest, Sequence[str]]], allotment: Allotment) -> dict[str, Budget]:
+    """What each endpoint may use, by lane. Raises ManifestError when they do not fit together."""
+    needs = {
+        lane_of(endpoint): (endpoint.variant, manifest.variant(endpoint.variant).bytes)
+        for manifest, names in loaded
+        for endpoint in to_endpoints(manifest, names)
+    }
+    try:
+        return allotment.budgets(needs)
+    except ValueError as error:
+        raise ManifestError(str(error)) from error
+
+
+def _built(path: Path, manifest: Manifest, name: str, budget: Budget) -> Built:
     """Open a variant's engine. Raises ManifestError that names its field."""
     variant = manifest.variant(name)
     field = f"{path}: $.variants[{name}].file"
@@ -84,9 +110,14 @@ def _built(path: Path, manifest: Manifest, name: str) -> Built:
             " serve fewer variants (--variants), or a smaller one"
         )
     try:
-        return BUILDERS[variant.engine](path.parent, manifest, variant)
+        return BUILDERS[variant.engine](path.parent, manifest, variant, budget)
     except ManifestError:
         raise
+    except ImportError as error:
+        raise ManifestError(
+            f"{path}: $.variants[{name}].engine: {variant.engine} needs {error.name}: "
+            "install it, or serve other variants"
+        ) from error
     except (ValueError, MemoryError) as error:
         said = str(error) or "not enough memory to load it"
         raise ManifestError(f"{field}: {said}: build the model again or restore the file") from error
@@ -110,21 +141,40 @@ def _fitted(built: Built, endpoint: Endpoint, budget: float) -> Endpoint:
     return msgspec.structs.replace(endpoint, curve=curve)
 
 
-def _tensor(folder: Path, manifest: Manifest, variant: Variant) -> Built:
-    engine = OnnxEngine(folder / variant.file)
+def _tensor(folder: Path, manifest: Manifest, variant: Variant, budget: Budget) -> Built:
+    own = (variant.build.provider,) if variant.build.provider else ()
+    engine = OnnxEngine(folder / variant.file, own + budget.providers, budget.memory)
+    return _of_tensors(engine, variant, engine.stop, time.thread_time if engine.on_cpu else time.monotonic)
 
+
+def _torch(folder: Path, manifest: Manifest, variant: Variant, budget: Budget) -> Built:
+    from workers.engines.torch_tensors import TorchEngine  # torch is no part of a worker that does not serve it
+
+    engine = TorchEngine(
+        folder / variant.file,
+        form=variant.build.form,
+        compiled=variant.build.compiled,
+        max_batch=variant.max_batch,
+        device=budget.device,
+        memory=budget.memory,
+        priority=budget.priority,
+    )
+    return _of_tensors(engine, variant, None, time.monotonic)
+
+
+def _of_tensors(engine: Engine, variant: Variant, stop: Callable[[], None] | None, clock: Callable[[], float]) -> Built:
     def together(items: int) -> object:
         shapes = {spec.name: ([items, *(max(n, 1) for n in spec.shape[1:])], spec.datatype) for spec in engine.inputs}
         return engine.run({name: np.zeros(shape, DTYPES[datatype]) for name, (shape, datatype) in shapes.items()})
 
     def entry(endpoint: Endpoint, batching: Batching) -> Entry:
-        runner = Batched(endpoint, functools.partial(run_tensors, engine), batching, stop=engine.stop)
+        runner = Batched(endpoint, functools.partial(run_tensors, engine), batching, stop=stop, clock=clock)
         return Entry(endpoint, TENSOR, runner, inputs=engine.inputs, outputs=engine.outputs)
 
-    return Built(variant.curve.base, functools.partial(together, 1), entry, together)
+    return Built(variant.curve.base, functools.partial(together, 1), entry, together, clock)
 
 
-def _embedding(folder: Path, manifest: Manifest, variant: Variant) -> Built:
+def _embedding(folder: Path, manifest: Manifest, variant: Variant, budget: Budget) -> Built:
     if manifest.tokenizer is None or manifest.context is None:
         raise ManifestError(f"{folder}: $.tokenizer and $.context are needed for sentence embeddings")
     context = manifest.context
@@ -142,12 +192,43 @@ def _embedding(folder: Path, manifest: Manifest, variant: Variant) -> Built:
     return Built(predicted, functools.partial(together, 1), entry, together)
 
 
-def _text(folder: Path, manifest: Manifest, variant: Variant) -> Built:
+def _slots(folder: Path, manifest: Manifest, variant: Variant, budget: Budget) -> Built:
+    text = _written(folder, manifest)
+    return _of_text(SlotEngine(folder / variant.file, text.end, variant.max_batch), text, variant, time.thread_time)
+
+
+def _transformers(folder: Path, manifest: Manifest, variant: Variant, budget: Budget) -> Built:
+    from workers.engines.transformers_text import ContinuousEngine  # likewise
+
+    if manifest.config is None:
+        raise ManifestError(f"{folder}: $.config is needed for transformers")
+    text = _written(folder, manifest)
+    engine = ContinuousEngine(
+        folder / variant.file,
+        config=folder / manifest.config.file,
+        end=text.end,
+        slots=variant.max_batch,
+        form=variant.build.form,
+        device=budget.device,
+        spare=budget.spare,
+    )
+    return _of_text(engine, text, variant, time.monotonic, engine.close)
+
+
+def _written(folder: Path, manifest: Manifest) -> Text:
     if manifest.tokenizer is None or manifest.chat is None:
         raise ManifestError(f"{folder}: $.tokenizer and $.chat are needed for text generation")
     chat = manifest.chat
-    text = Text(folder / manifest.tokenizer.file, chat.template, chat.end, chat.begin)
-    engine = SlotEngine(folder / variant.file, text.end, variant.max_batch)
+    return Text(folder / manifest.tokenizer.file, chat.template, chat.end, chat.begin)
+
+
+def _of_text(
+    engine: SlotEngine | ContinuousEngine,
+    text: Text,
+    variant: Variant,
+    clock: Callable[[], float],
+    close: Callable[[], None] | None = None,
+) -> Built:
     prompt = [text.end] * TRIAL_PROMPT
 
     def trial() -> None:
@@ -156,22 +237,25 @@ def _text(folder: Path, manifest: Manifest, variant: Variant) -> Built:
             engine.step()
 
     def entry(endpoint: Endpoint, batching: Batching) -> Entry:
-        return Entry(endpoint, TEXT, Slotted(endpoint, engine), text=text, context=engine.context)
+        runner = Slotted(endpoint, engine, clock)
+        return Entry(endpoint, TEXT, runner, text=text, context=engine.context, close=close)
 
     # The first token comes with the prompt.
     predicted = variant.curve.seconds(prompt_tokens=TRIAL_PROMPT, output_tokens=TRIAL_TOKENS - 1)
-    return Built(predicted, trial, entry)
+    return Built(predicted, trial, entry, clock=clock)
 
 
-BUILDERS: Mapping[str, Callable[[Path, Manifest, Variant], Built]] = {
+BUILDERS: Mapping[str, Callable[[Path, Manifest, Variant, Budget], Built]] = {
     "onnx": _tensor,
     "embed": _embedding,
-    "slots": _text,
+    "slots": _slots,
+    "torch": _torch,
+    "transformers": _transformers,
 }
 """By the manifest's `engine`."""
 
 
-def run_tensors(engine: OnnxEngine, works: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+def run_tensors(engine: Engine, works: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
     """One engine call for several requests' tensors, joined along the batch and split again."""
     if len(works) == 1:
         return [engine.run(works[0])]

@@ -204,6 +204,8 @@ class Batched:
             return [Result(value) for value in self._run(works)]
         except StoppedError:
             return [STOPPED] * len(works)
+        except MemoryError as error:
+            return [Refused(Reason.OVERLOADED, str(error), executed=True)] * len(works)
         except ValueError as error:
             if len(works) == 1:
                 return [Refused(Reason.BAD_REQUEST, str(error), executed=True)]
@@ -232,11 +234,11 @@ class _Stepped(NamedTuple):
 class Slotted:
     """Jobs that generate token by token, joining and leaving a running batch at any step."""
 
-    def __init__(self, endpoint: Endpoint, engine: Slots) -> None:
+    def __init__(self, endpoint: Endpoint, engine: Slots, clock: Callable[[], float] = time.thread_time) -> None:
         self.endpoint = endpoint
         self.lane = lane_of(endpoint)
         self.tally = Tally()
-        self.clock = time.thread_time
+        self.clock = clock
         self.pace = endpoint.curve.decode
         """Seconds a step takes now, by moving average: what remaining tokens are multiplied by."""
         self.kv_use = 0.0

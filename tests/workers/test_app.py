@@ -18,10 +18,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from policies import records
 from tests.workers.attach import engine
 from tests.workers.fakes import Echo, tensor_entry, text_entry, until
+from tests.workers.nvml import Card, Nvml
 from workers import app
 from workers.attach.openai import OpenAI
 from workers.catalog import Catalog
 from workers.config import AttachConfig, ConfigError, Placement, ServeConfig
+from workers.devices import devices
+from workers.monitor import Monitor
 from workers.proto import messages
 from workers.proto.health import NOT_SERVING, SERVING
 
@@ -344,3 +347,72 @@ def test_engine_addresses(url, address):
 def test_other_engine_urls_are_refused(url):
     with pytest.raises(ConfigError):
         app.engine_address(url)
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    """Two cards of 80 GB, the second split in two; what CUDA may see is put back."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    parts = [Card("MIG-a", total=10 * 10**9), Card("MIG-b", total=40 * 10**9)]
+    monkeypatch.setattr(app, "load_nvml", lambda: Nvml(Card("GPU-0", total=80 * 10**9), Card("GPU-1", instances=parts)))
+
+
+def test_a_worker_sees_the_device_it_was_given_alone(cards):
+    device = app.accelerator("MIG-b")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == device.uuid == "MIG-b"
+    assert app.accelerator("0").uuid == "GPU-0"
+    assert app.accelerator("cpu") is None
+
+
+def test_a_device_that_is_not_there_is_refused_at_start(cards, monkeypatch):
+    with pytest.raises(ConfigError, match=r"--device: no device '3': this machine has 0 .*MIG-a.*MIG-b"):
+        app.accelerator("3")
+    monkeypatch.setattr(app, "load_nvml", lambda: None)
+    with pytest.raises(ConfigError, match="install nvidia-ml-py, or use --device cpu"):
+        app.accelerator("0")
+
+
+def test_a_worker_may_take_what_it_asked_for_of_its_device(cards):
+    def told(**settings):
+        config = ServeConfig(placement=Placement(region="r"), **settings)
+        return app.allotment(config, app.accelerator(config.device))
+
+    assert told().device == "cpu"
+    found = told(device="0", memory_gb=20, weights=(("int8", 2.0),))
+    assert (found.device, found.limit, found.weights, found.providers) == ("cuda", 20 * 10**9, {"int8": 2.0}, ("cuda",))
+    assert told(device="MIG-a").limit < 10 * 10**9
+    with pytest.raises(ConfigError, match="--memory-gb 20"):
+        told(device="MIG-a", memory_gb=20)
+
+
+def test_what_the_device_says_of_itself_stands_in_the_record_unless_told_otherwise(cards):
+    device = app.accelerator("0")
+    placement = app.placed(Placement(region="r"), device)
+    assert (placement.accelerator, placement.power_watts) == ("NVIDIA H100 80GB HBM3", 700.0)
+    assert app.placed(Placement(region="r", accelerator="mine", power_watts=300.0), device).accelerator == "mine"
+
+
+async def test_a_worker_short_of_memory_refuses_and_says_so_and_an_engine_is_closed_at_the_end():
+    card, closed = Card(total=100, used=99), []
+    [device] = devices(Nvml(card))
+    monitor = Monitor(device)
+    await monitor.look()
+    entry = tensor_entry()._replace(close=lambda: closed.append(True))
+    stop = app.Stop(asyncio.Event(), asyncio.Event())
+    said = asyncio.Queue()
+    config = ServeConfig(placement=Placement(region="r"), drain_seconds=0.1)
+    serving = asyncio.ensure_future(app.run(Catalog([entry]), config, said.put_nowait, stop, monitor))
+    url = (await said.get()).split()[1]
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]},
+                       {"name": "k", "datatype": "INT64", "shape": [1, 1], "data": [0]}]}  # fmt: skip
+    async with aiohttp.ClientSession() as session:
+        async with session.post(f"{url}/v2/models/double/infer", json=body) as answer:
+            assert (answer.status, answer.headers["x-isochrone-executed"]) == (503, "0")
+            assert "short of memory" in await answer.text()
+        card.used = 10
+        await monitor.look()
+        async with session.post(f"{url}/v2/models/double/infer", json=body) as answer:
+            assert answer.status == 200
+    stop.asked.set()
+    await serving
+    assert closed == [True]

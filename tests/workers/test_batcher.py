@@ -90,6 +90,17 @@ async def test_a_deadline_that_passed_before_arrival_is_not_even_queued():
         assert (refused.reason, refused.executed, len(batcher.queue)) == (Reason.DEADLINE_EXCEEDED, False, 0)
 
 
+async def test_what_the_guard_refuses_is_refused_unexecuted():
+    entry, short = tensor_entry(), [Refused(Reason.OVERLOADED, "short of memory")]
+    guard = lambda: short[0] if short else None  # noqa: E731
+    batcher = Batcher({entry.lane: entry.runner}, Queue(4), guard=guard)
+    assert batcher.submit([tensor(batcher)]) == short[0]
+    assert batcher.runners["double:fp32"].tally.ended["overloaded"] == 1
+    short.clear()
+    assert batcher.submit([tensor(batcher)]) is None
+    batcher.close()
+
+
 async def test_a_full_queue_refuses_unexecuted():
     async with batching(tensor_entry(), limit=2, running=False) as batcher:
         assert batcher.submit([tensor(batcher), tensor(batcher)]) is None

@@ -131,3 +131,10 @@ def test_batching_rules(rule, batching):
 def test_other_batching_rules_are_refused(rule):
     with pytest.raises(ConfigError, match=r"--batching .* give slack, none, fixed_window:MS or fixed_delay:MS"):
         config.batching(rule)
+
+
+def test_a_weight_is_a_variant_and_a_number_above_zero():
+    assert config.weighed("int8=2.5") == ("int8", 2.5)
+    for wrong in ("int8", "int8=", "=2", "int8=0", "int8=-1", "int8=inf", "int8=many"):
+        with pytest.raises(ConfigError, match="VARIANT=WEIGHT"):
+            config.weighed(wrong)

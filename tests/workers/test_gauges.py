@@ -1,12 +1,15 @@
 import msgspec
 import pytest
 
-from policies.records import decode_load, encode_load
+from policies.records import DeviceLoad, decode_load, encode_load
 from policies.reports import Report, boot_mark, decode_report
 from tests.workers.fakes import Echo, endpoint, plan, tensor_entry, text_entry
+from tests.workers.nvml import Card, Nvml
 from workers.batcher import Batcher
+from workers.devices import devices
 from workers.engines.text import Sampling
 from workers.gauges import Gauges, backlog
+from workers.monitor import Monitor
 from workers.queue import Job, Queue
 from workers.runners import Batched, Generation, Slotted
 
@@ -162,4 +165,20 @@ async def test_the_page_has_our_names_and_the_model_servers():
     assert 'isochrone_worker_requests_total{model="double",outcome="ok",variant="fp32"} 3.0' in page
     assert "isochrone_worker_heartbeat_failures_total 4.0" in page
     assert 'isochrone_worker_batch_item_seconds{model="double",variant="int8"} 0.005' in page
+    batcher.close()
+
+
+async def test_the_load_and_the_page_say_how_the_device_is():
+    [device] = devices(Nvml(Card(total=100, used=40)))
+    monitor = Monitor(device)
+    await monitor.look()
+    entry = tensor_entry()
+    batcher = Batcher({entry.lane: entry.runner}, Queue(10))
+    gauges = Gauges("b00t", batcher, lambda: 0, monitor=monitor)
+    gauges.worker_id = "w1"
+    load = gauges.load()
+    assert load.device == DeviceLoad(memory=0.4, busy=0.35, watts=250.0, celsius=61)
+    assert decode_load(encode_load(load)) == load
+    assert 'isochrone_worker_device_memory_bytes{device="GPU-0"} 40.0' in gauges.page().decode()
+    assert Gauges("b00t", batcher, lambda: 0).load().device is None
     batcher.close()

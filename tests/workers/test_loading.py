@@ -1,10 +1,12 @@
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
 
 from workers import loading, manifest
+from workers.allocation import Allotment
 from workers.catalog import TENSOR, TEXT
 from workers.engines.embed import Embedded
 from workers.forming import Alone
@@ -138,3 +140,23 @@ def test_a_file_that_the_engine_cannot_read_is_named_with_its_field(copied):
 def test_batching_is_as_told():
     entry = loading.catalog([DIGITS], ["fp32"], Alone()).entries()[0]
     assert entry.runner._batching == Alone()
+
+
+def test_an_engine_whose_library_is_not_installed_says_what_to_do(copied, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "workers.engines.torch_tensors", raising=False)
+    told = json.loads(copied.read_text())
+    told["variants"][0]["engine"] = "torch"
+    copied.write_text(json.dumps(told))
+    with pytest.raises(ManifestError, match=r"\$\.variants\[fp32\]\.engine: torch needs torch: install it"):
+        loading.catalog([copied], ["fp32"])
+
+
+def test_variants_that_do_not_fit_on_the_device_together_are_refused_before_they_are_loaded(copied):
+    with pytest.raises(ManifestError, match=r"digits:fp32 .*, digits:int8 .*may have 0 MB.*--memory-gb"):
+        loading.catalog([copied], allotment=Allotment("cuda", 10_000))
+
+
+def test_a_weight_for_a_variant_that_is_not_served_is_a_mistake():
+    with pytest.raises(ManifestError, match="'int4', which is not served: fp32, int8 are"):
+        loading.catalog([DIGITS], allotment=Allotment(weights={"int4": 2.0}))

@@ -193,6 +193,16 @@ def test_one_bad_input_costs_only_itself():
     assert events(jobs[2]) == [Result([6])]
 
 
+def test_a_device_without_room_for_a_batch_is_overloaded_and_not_at_fault():
+    def run(works):
+        raise MemoryError("no room for a batch of 2")
+
+    jobs = [items([1]), items([2])]
+    turn(Batched(endpoint("m"), run), queued(*jobs))
+    refused = Refused(Reason.OVERLOADED, "no room for a batch of 2", executed=True)
+    assert [events(job) for job in jobs] == [[refused], [refused]]
+
+
 def test_an_engine_fault_is_said_to_everyone_in_the_batch():
     jobs = [items([1]), items([2])]
     runner = Batched(endpoint(), Doubler().run)

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from workers.engines import StoppedError, TensorSpec, check
+
+log = logging.getLogger(__name__)
 
 # ONNX Runtime's type name -> (Open Inference Protocol datatype, numpy dtype)
 TYPES = {
@@ -30,8 +34,18 @@ SLOWER_FUSIONS = ["SkipLayerNormFusion"]
 encoder is 16 % faster (ONNX Runtime 1.32)."""
 
 
-def open_session(path: Path) -> ort.InferenceSession:
-    """Load a graph for one thread. Raises ValueError naming the file when it is missing or not a graph."""
+PROVIDERS = {
+    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+"""Names that options take -> ONNX Runtime's. TensorRT builds an engine per shape when it first sees it: minutes."""
+CPU = "CPUExecutionProvider"
+
+
+def open_session(path: Path, providers: Sequence[str] = (), memory: int | None = None) -> ort.InferenceSession:
+    """Load a graph for one thread, and for those of the providers that this ONNX Runtime has; `memory` bytes of their
+    device at most. Raises ValueError naming the file when it is missing or not a graph."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -42,7 +56,7 @@ def open_session(path: Path) -> ort.InferenceSession:
         raise ValueError(f"{path}: no such model file")
     try:
         return ort.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER_FUSIONS
+            str(path), options, providers=chosen(providers, memory), disabled_optimizers=SLOWER_FUSIONS
         )
     except Exception as error:  # ONNX Runtime's own exceptions share no public base class
         raise ValueError(f"{path}: ONNX Runtime cannot load it: {error}") from error
@@ -51,8 +65,9 @@ def open_session(path: Path) -> ort.InferenceSession:
 class OnnxEngine:
     """A tensor model whose inputs and outputs all have the batch as their first dimension."""
 
-    def __init__(self, path: Path) -> None:
-        self._session = open_session(path)
+    def __init__(self, path: Path, providers: Sequence[str] = (), memory: int | None = None) -> None:
+        self._session = open_session(path, providers, memory)
+        self.on_cpu = self._session.get_providers() == [CPU]
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._dtypes = {node.name: np.dtype(TYPES[node.type][1]) for node in self._session.get_inputs()}
@@ -74,6 +89,20 @@ class OnnxEngine:
     def stop(self) -> None:
         """End the run in progress at its next operator; from any thread. The next run is not touched."""
         self._running.terminate = True
+
+
+def chosen(wanted: Sequence[str], memory: int | None) -> list[Any]:
+    """Providers in order of preference, the CPU last; those not installed are left out, which is said."""
+    there = ort.get_available_providers()
+    found: list[Any] = []
+    for name in (PROVIDERS[each] for each in wanted):
+        if name not in there:
+            log.warning("this ONNX Runtime has no %s: it has %s", name, ", ".join(there))
+        elif name == PROVIDERS["cuda"] and memory is not None:
+            found.append((name, {"gpu_mem_limit": str(memory)}))
+        else:
+            found.append(name)
+    return [*found, CPU]
 
 
 def _spec(node: ort.NodeArg) -> TensorSpec:

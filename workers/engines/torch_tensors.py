@@ -17,6 +17,7 @@ from torch import fx, nn
 from workers.engines import TensorSpec, check
 from workers.engines.torch_graph import Graph
 from workers.engines.torch_precision import convert
+from workers.memory import said
 
 TYPES: dict[torch.dtype, tuple[str, torch.dtype]] = {
     torch.float32: ("FP32", torch.float32),
@@ -38,21 +39,35 @@ class TorchEngine:
     """A tensor model whose inputs and outputs all have the batch as their first dimension."""
 
     def __init__(
-        self, path: Path, *, form: str = "", compiled: bool = False, max_batch: int = 1, device: str | None = None
+        self,
+        path: Path,
+        *,
+        form: str = "",
+        compiled: bool = False,
+        max_batch: int = 1,
+        device: str = "cpu",
+        memory: int | None = None,
+        priority: int = 0,
     ) -> None:
-        """`form` '' leaves the weights as they were exported. Raises ValueError that names the file: not an archive,
-        a format this machine does not have, or no room on the device."""
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        """`form` '' leaves the weights as they were exported; `memory` is how many bytes of the device it may hold,
+        `priority` that of its stream. Raises ValueError that names the file: not an archive, a format this machine
+        does not have, or no room on the device."""
+        self.device = torch.device(device)
+        cuda = self.device.type == "cuda"
+        held = torch.cuda.memory_allocated(self.device) if cuda else 0
         try:
+            self._stream = torch.cuda.Stream(self.device, priority=priority) if cuda else None
             program = torch.export.load(path)
             self.inputs, self.outputs, self._types = described(program)
-            with torch.inference_mode():
+            with torch.inference_mode(), torch.cuda.stream(self._stream):
                 self._function = self._built(program, form, compiled)
                 self._graphs = self._captured(max_batch)
         except torch.OutOfMemoryError as error:
             raise ValueError(f"{path}: does not fit on {self.device}: {error}".partition("\n")[0]) from error
         except Exception as error:  # torch's loaders raise whatever their parts do
             raise ValueError(f"{path}: torch cannot load it: {error}") from error
+        if cuda and memory is not None:
+            _hold(path, torch.cuda.memory_allocated(self.device) - held, memory)
         self._dtypes = {spec.name: np.dtype(_numpy(self._types[spec.name])) for spec in self.inputs}
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -61,7 +76,7 @@ class TorchEngine:
         rows = len(next(iter(feeds.values())))
         given = [torch.from_numpy(np.ascontiguousarray(feeds[spec.name])) for spec in self.inputs]
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), torch.cuda.stream(self._stream):
                 outputs = self._replayed(given, rows)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
@@ -120,6 +135,14 @@ class TorchEngine:
             torch.zeros((rows, *spec.shape[1:]), dtype=self._types[spec.name], device=self.device)
             for spec in self.inputs
         ]
+
+
+def _hold(path: Path, taken: int, memory: int) -> None:
+    if taken > memory:
+        raise ValueError(
+            f"{path}: its weights and captured batches take {said(taken)} of the device, its share is {said(memory)}: "
+            "a smaller max_batch, fewer variants, or a larger weight"
+        )
 
 
 def buckets(max_batch: int) -> list[int]:

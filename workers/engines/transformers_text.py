@@ -27,6 +27,10 @@ WARM = 0.999
 """A temperature and `top_p` that are not 1: where they are, transformers builds no way to set them per request."""
 BLOCK = 256
 """Positions per page of the cache: transformers' default."""
+CACHE_SHARE = 0.8
+"""Of free device memory at most: transformers' own bound where it draws tokens, which needs room for their scores."""
+CPU_SHARE = 0.05
+"""Of free memory: a CPU serves small models, for trying things out."""
 NO_END = -1
 """The end token of requests that have none."""
 
@@ -53,12 +57,12 @@ class ContinuousEngine:
         config: Path,
         end: int,
         slots: int,
-        form: str = "bf16",
+        form: str = "",
         device: str | None = None,
-        cache_share: float | None = None,
+        spare: int | None = None,
     ) -> None:
         """`weights` is a safetensors file, `config` its `config.json`; `end` the token that closes an answer;
-        `cache_share` how much of the device's free memory the cache takes (default: transformers', 0.8).
+        `spare` how many bytes the cache may take (default: transformers', 80 % of what is free).
 
         Raises ValueError that names the file.
         """
@@ -72,7 +76,7 @@ class ContinuousEngine:
         self._slot_of: dict[str, int] = {}
         self._free = list(range(slots - 1, -1, -1))
         self._numbers = itertools.count()
-        self._batching = self._started(cache_share)
+        self._batching = self._started(spare)
 
     @property
     def active(self) -> int:
@@ -168,14 +172,14 @@ class ContinuousEngine:
         self._free.append(slot)
         return sequence
 
-    def _started(self, cache_share: float | None) -> Any:
+    def _started(self, spare: int | None) -> Any:
         generation = transformers.GenerationConfig(
             do_sample=True, temperature=WARM, top_p=WARM, top_k=0, eos_token_id=self._end, max_new_tokens=self.context
         )
         settings = transformers.ContinuousBatchingConfig(
             block_size=BLOCK,
             max_requests_per_batch=self.slots,
-            max_memory_percent=cache_share,
+            max_memory_percent=_share(self._model.device, spare),
             per_request_processors=True,
         )
         batching = self._model.init_continuous_batching(generation, settings)
@@ -183,6 +187,14 @@ class ContinuousEngine:
             batching.warmup()
         batching.start()
         return batching
+
+
+def _share(device: torch.device, spare: int | None) -> float | None:
+    """So many bytes as a share of what is free, as transformers wants it told; on a CPU it looks at the machine's."""
+    if spare is None:
+        return None if device.type == "cuda" else CPU_SHARE
+    free, _ = torch.cuda.mem_get_info(device)
+    return min(spare / free, CACHE_SHARE)
 
 
 def load_model(weights: Path, config: Path, form: str, device: str | None) -> Any:
@@ -209,7 +221,8 @@ def load_model(weights: Path, config: Path, form: str, device: str | None) -> An
     if lost or unexpected:
         raise ValueError(f"{weights}: not the weights of {config.name}: {(lost or unexpected)[0]} does not fit")
     model.tie_weights()
-    convert(model.base_model, form)
+    if form:
+        convert(model.base_model, form)
     return model.eval().requires_grad_(False)
 
 

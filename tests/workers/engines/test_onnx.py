@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from workers.engines import StoppedError, TensorSpec
+from workers.engines import onnx as engines
 from workers.engines.onnx import OnnxEngine, open_session
 from workers.manifest import packaged
 
@@ -114,3 +115,19 @@ def test_a_run_is_stopped_in_its_midst_and_the_next_one_is_not(counter: OnnxEngi
     assert counter.run({"times": np.array([5])})["counted"] == [5]
     counter.stop()
     assert counter.run({"times": np.array([6])})["counted"] == [6]
+
+
+def test_a_device_s_providers_are_used_where_they_are_installed(monkeypatch, caplog):
+    """What ONNX Runtime is asked for; the CPU's is always the last resort."""
+    there = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(engines.ort, "get_available_providers", lambda: there)
+    limited = ("CUDAExecutionProvider", {"gpu_mem_limit": "1000"})
+    assert engines.chosen(("tensorrt", "cuda"), 1000) == [limited, "CPUExecutionProvider"]
+    assert "no TensorrtExecutionProvider" in caplog.text
+    there.insert(0, "TensorrtExecutionProvider")
+    assert engines.chosen(("tensorrt", "cuda"), None)[0] == "TensorrtExecutionProvider"
+    assert engines.chosen((), 1000) == ["CPUExecutionProvider"]
+
+
+def test_without_a_device_it_computes_on_the_cpu(engine: OnnxEngine):
+    assert engine.on_cpu

@@ -41,8 +41,8 @@ def folder(model, tmp_path_factory):
 
 
 def opened(folder, **settings):
-    settings = {"slots": 4, "cache_share": 0.001} | settings
-    return ContinuousEngine(folder / "tiny.safetensors", config=folder / "config.json", end=END, **settings)
+    settings = {"slots": 4, "end": END} | settings
+    return ContinuousEngine(folder / "tiny.safetensors", config=folder / "config.json", **settings)
 
 
 @pytest.fixture
@@ -83,9 +83,7 @@ def test_a_greedy_sequence_is_untouched_by_a_neighbour_that_is_drawn(engine, mod
 
 def test_the_end_token_ends_an_answer_unless_it_is_to_be_ignored(folder, model):
     expected = greedy(model, PROMPTS[0], 8)
-    engine = ContinuousEngine(
-        folder / "tiny.safetensors", config=folder / "config.json", end=expected[3], slots=4, cache_share=0.001
-    )
+    engine = opened(folder, end=expected[3])
     try:
         slot = engine.start(PROMPTS[0], Sampling(temperature=0, max_tokens=8))
         ended = run(engine)[slot]
