@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -73,8 +74,21 @@ def test_by_the_clock_workers_that_differ_in_the_rule_alone_are_sent_the_same(tm
     assert math.isfinite(measured.noise)
 
 
-def test_options_that_cannot_be_are_refused() -> None:
-    assert CliRunner().invoke(bench_batch.main, ["--seeds", "0"]).exit_code == 2
+@pytest.mark.parametrize("options", [["--seeds", "0"], ["--curve", "8"], ["--curve", "8,x"], ["--curve", "0,1"]])
+def test_options_that_cannot_be_are_refused(options: list[str]) -> None:
+    assert CliRunner().invoke(bench_batch.main, options).exit_code == 2
+
+
+def test_a_told_curve_is_played_in_virtual_time_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_batch, "RESULT", tmp_path / "bench" / "batch.json")
+    monkeypatch.setattr(bench_batch, "VIRTUAL_REQUESTS", 200)
+    done = CliRunner().invoke(bench_batch.main, ["--curve", "8,0.5", "--loads", "0.5", "--virtual-seeds", "1"])
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "bench" / "batch.json").read_text())
+    assert (told["source"], told["loads"]) == ("virtual", told["virtual"])
+    (line,) = told["loads"]
+    assert line["isochrone"] >= max(line[family] for family in FAMILIES)
+    assert told["capacity_per_s"]["virtual"] == pytest.approx(32 / 0.024)
 
 
 def test_the_result_goes_to_the_build_folder() -> None:
