@@ -41,6 +41,8 @@ TRIAL_LENGTH = 32
 COPIES = 2
 """Times its file that a model takes while it is loaded: ONNX Runtime reads the graph and lays the weights out anew."""
 
+FEWER = "serve fewer variants (--variants), or a smaller one"
+
 
 class Built(NamedTuple):
     """A loaded engine: what it is tried with, and how it becomes an entry once its curve is fitted."""
@@ -107,7 +109,7 @@ def _built(path: Path, manifest: Manifest, name: str, budget: Budget) -> Built:
     if free is not None and needed > free:
         raise ManifestError(
             f"{field}: {variant.file} takes about {memory.said(needed)} of memory to load, {memory.said(free)} is free:"
-            " serve fewer variants (--variants), or a smaller one"
+            f" {FEWER}"
         )
     try:
         return BUILDERS[variant.engine](path.parent, manifest, variant, budget)
@@ -119,8 +121,9 @@ def _built(path: Path, manifest: Manifest, name: str, budget: Budget) -> Built:
             "install it, or serve other variants"
         ) from error
     except (ValueError, MemoryError) as error:
-        said = str(error) or "not enough memory to load it"
-        raise ManifestError(f"{field}: {said}: build the model again or restore the file") from error
+        if isinstance(error, MemoryError) or "bad_alloc" in str(error):
+            raise ManifestError(f"{field}: there is not enough memory to load it: {FEWER}") from error
+        raise ManifestError(f"{field}: {error}: build the model again or restore the file") from error
 
 
 def _fitted(built: Built, endpoint: Endpoint, budget: float) -> Endpoint:

@@ -127,6 +127,16 @@ def test_a_model_larger_than_memory_is_refused_before_it_is_loaded(copied, monke
         loading.catalog([copied], ["fp32"])
 
 
+@pytest.mark.parametrize("fault", [MemoryError(), ValueError("ONNX Runtime cannot load it: std::bad_alloc")])
+def test_memory_that_runs_out_while_loading_is_no_broken_file(monkeypatch, fault):
+    def builder(*_):
+        raise fault
+
+    monkeypatch.setitem(loading.BUILDERS, "onnx", builder)
+    with pytest.raises(ManifestError, match=r"\$\.variants\[fp32\]\.file: there is not enough memory .*: serve fewer"):
+        loading.catalog([DIGITS], ["fp32"])
+
+
 def test_a_file_that_the_engine_cannot_read_is_named_with_its_field(copied):
     broken = copied.parent / "digits.fp32.onnx"
     broken.write_bytes(b"no graph")
