@@ -25,8 +25,10 @@ from policies.reason import TABLE, Reason
 from policies.records import (
     DEADLINE_HEADER,
     EXECUTED_HEADER,
+    FIRST_DEADLINE_HEADER,
     TIMING_HEADER,
     VARIANT_HEADER,
+    WAIT_HEADER,
     Timings,
     encode_load,
 )
@@ -66,6 +68,10 @@ class Call(NamedTuple):
     """Empty: the first that fits."""
     reports: bool = False
     """Whether the answer is to say what the load is."""
+    first_deadline: float = math.inf
+    """Of a text's first token."""
+    expected_wait: float | None = None
+    """Seconds in our queue that the gateway counts on; None: it counts on nothing (refusal.py)."""
 
 
 Reply = web.StreamResponse | Refused
@@ -127,16 +133,17 @@ def read_headers(headers: MultiMapping[str], now: float) -> Call | Refused:
     """Deadline, variant and request id of a request that arrived at `now`, by its headers or its gRPC metadata."""
     given = headers.get("x-request-id", "")
     request_id = given if REQUEST_ID.match(given) else uuid.uuid4().hex
-    deadline = math.inf
-    for name in (DEADLINE_HEADER, ENVOY_DEADLINE_HEADER):
+    seconds: dict[str, float] = {}
+    for name in (DEADLINE_HEADER, ENVOY_DEADLINE_HEADER, FIRST_DEADLINE_HEADER, WAIT_HEADER):
         values = headers.getall(name, [])
         if not values:
             continue
         if len(values) > 1 or not _DECIMAL.match(values[0]):
-            return Refused(Reason.BAD_REQUEST, "A deadline is one number of milliseconds.", name)
-        deadline = now + min(float(values[0]), MAX_DEADLINE_MS) / 1e3
-        break
-    return Call(request_id, now, deadline, headers.get(VARIANT_HEADER, ""), wants_report(headers))
+            return Refused(Reason.BAD_REQUEST, "It is one number of milliseconds.", name)
+        seconds[name] = min(float(values[0]), MAX_DEADLINE_MS) / 1e3
+    budget = seconds.get(DEADLINE_HEADER, seconds.get(ENVOY_DEADLINE_HEADER, math.inf))
+    variant, first = headers.get(VARIANT_HEADER, ""), seconds.get(FIRST_DEADLINE_HEADER, math.inf)
+    return Call(request_id, now, now + budget, variant, wants_report(headers), now + first, seconds.get(WAIT_HEADER))
 
 
 def wants_report(headers: MultiMapping[str]) -> bool:

@@ -22,6 +22,7 @@ from workers.batcher import Batcher
 from workers.catalog import TENSOR, Catalog, Entry
 from workers.http import Call, Reply, Route, invalid, json_reply, read_body
 from workers.queue import Refused
+from workers.refusal import early
 from workers.timings import timings
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -154,7 +155,7 @@ class OpenInference:
         if isinstance(feeds, Refused):
             return feeds
         jobs = tensors.jobs(feeds, entry, call.arrived, call.deadline)
-        results = await self._batcher.results(jobs)
+        results = early(self._batcher, jobs, call.expected_wait) or await self._batcher.results(jobs)
         if isinstance(results, Refused):
             return results
         reply = {

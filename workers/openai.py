@@ -27,6 +27,7 @@ from workers.lengths import alike
 from workers.openai_bodies import ChatBody, CompletionBody, EmbeddingBody, ResponseBody, TextBody, sentences
 from workers.openai_replies import Chat, Completion, Response, Shape, event
 from workers.queue import Job, Refused, Token
+from workers.refusal import early
 from workers.runners import Batched, Generation
 from workers.timings import comment, load_comment, timings
 
@@ -89,7 +90,7 @@ class OpenAI:
             )
             for size, part in parts
         ]
-        results = await self._batcher.results(jobs)
+        results = early(self._batcher, jobs, call.expected_wait) or await self._batcher.results(jobs)
         if isinstance(results, Refused):
             return results
         order = [i for _, part in parts for i in part]
@@ -149,10 +150,11 @@ class OpenAI:
             work,
             arrived=call.arrived,
             deadline=call.deadline,
+            first_deadline=call.first_deadline,
             prompt_tokens=len(work.prompt),
             output_tokens=work.sampling.max_tokens,
         )
-        refused = self._batcher.submit([job])
+        refused = early(self._batcher, [job], call.expected_wait) or self._batcher.submit([job])
         if refused is not None:
             return refused
         writer = shape(body, entry.lane, call.id, len(work.prompt))

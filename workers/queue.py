@@ -61,8 +61,8 @@ class Job:
     """One piece of work for one endpoint, with what it cost so far. Times are the worker's monotonic seconds."""
 
     __slots__ = (
-        "accel", "arrived", "batch", "bucket", "deadline", "entry", "events", "finished", "first", "generated", "items",
-        "lane", "output_tokens", "prompt_tokens", "started", "state", "work",
+        "accel", "arrived", "batch", "bucket", "deadline", "entry", "events", "finished", "first", "first_deadline",
+        "generated", "items", "lane", "output_tokens", "prompt_tokens", "started", "state", "work",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +72,7 @@ class Job:
         *,
         arrived: float,
         deadline: float = math.inf,
+        first_deadline: float = math.inf,
         items: int = 1,
         bucket: int = 0,
         prompt_tokens: int = 0,
@@ -81,6 +82,8 @@ class Job:
         self.work = work
         self.arrived = arrived
         self.deadline = deadline
+        self.first_deadline = first_deadline
+        """Of its first token. It orders the job while it may be met; missing it ends nothing."""
         self.items = items
         self.bucket = bucket
         """Length that its items are padded to, where they are: only jobs of one bucket are a batch."""
@@ -100,8 +103,8 @@ class Job:
 
     @property
     def urgency(self) -> float:
-        """What the queue orders by: the deadline, or the end of its patience if that is nearer."""
-        return min(self.deadline, self.arrived + PATIENCE)
+        """What the queue orders by: the nearer deadline, or the end of its patience if that is nearer still."""
+        return min(self.deadline, self.first_deadline, self.arrived + PATIENCE)
 
     def begin(self, now: float) -> None:
         self.state = State.RUNNING
@@ -135,10 +138,13 @@ class Queue:
         if self._waiting + len(jobs) > self.limit:
             return False
         for job in jobs:
-            job.entry = (job.urgency, next(self._order))
-            bisect.insort(self._lines.setdefault((job.lane, job.bucket), []), job, key=_entry)
-        self._waiting += len(jobs)
+            self._place(job, next(self._order))
         return True
+
+    def _place(self, job: Job, order: int) -> None:
+        job.entry = (job.urgency, order)
+        bisect.insort(self._lines.setdefault((job.lane, job.bucket), []), job, key=_entry)
+        self._waiting += 1
 
     def remove(self, job: Job) -> None:
         """Forget a waiting job."""
@@ -172,12 +178,18 @@ class Queue:
         return self._lines.get(line, ())
 
     def expire(self, now: float) -> list[Job]:
-        """Take out every job whose deadline has passed. Cost: what is overdue, not what waits."""
-        overdue: list[Job] = []
+        """Take out every job whose deadline has passed; one whose first token alone is late waits on by its deadline,
+        behind those that have something to lose. Cost: what is overdue, not what waits."""
+        passed: list[Job] = []
         for line in self._lines.values():
-            end = bisect.bisect_right(line, (now, math.inf), key=_entry)
-            overdue += (job for job in line[:end] if job.deadline <= now)
+            passed += line[: bisect.bisect_right(line, (now, math.inf), key=_entry)]
+        overdue = [job for job in passed if job.deadline <= now]
         self.take(overdue)
+        for job in passed:
+            if job.first_deadline <= now < job.deadline:
+                self.take([job])
+                job.first_deadline = math.inf
+                self._place(job, job.entry[1])
         return overdue
 
     def waiting(self, lane: str) -> Iterator[Job]:

@@ -29,6 +29,7 @@ from workers.http import MAX_BODY, MAX_DEADLINE_MS, Call, read_headers, unexecut
 from workers.proto import messages, refusals
 from workers.proto.health import Health
 from workers.queue import Refused
+from workers.refusal import early
 from workers.timings import timings
 
 log = logging.getLogger(__name__)
@@ -240,7 +241,7 @@ class RpcServer:
         if isinstance(feeds, Refused):
             return feeds
         jobs = tensors.jobs(feeds, entry, call.arrived, call.deadline)
-        results = await self._batcher.results(jobs)
+        results = early(self._batcher, jobs, call.expected_wait) or await self._batcher.results(jobs)
         if isinstance(results, Refused):
             return results
         values = {name: tensors.joined(name, results) for name in outputs}

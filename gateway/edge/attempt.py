@@ -12,6 +12,7 @@ from gateway.edge import relay, wire
 from gateway.edge.gate import Head
 from gateway.edge.upstream import Link, Pool
 from gateway.openai import headers
+from policies.node import Node
 from policies.reason import Reason
 from policies.records import NO_TIMINGS, Timings
 from policies.request import INFINITE, Dispatch, Outcome, Status
@@ -144,14 +145,21 @@ class Attempt(msgspec.Struct, eq=False):
 
     def head(self, client: Head, path: bytes, length: int, request_id: bytes, traceparent: bytes, now: float) -> bytes:
         """The request head for the worker: our own framing and words, and the client's end-to-end fields."""
-        node, attempt = self.dispatch.node, self.dispatch.attempt
+        dispatch = self.dispatch
+        node, attempt = dispatch.node, dispatch.attempt
         endpoint, opening = client.openings.get(node, NOT_YET)
         if endpoint is not node.endpoint or path is not client.target:
             opening = self._opening(client, path)
         if attempt > 1:
             opening += wire.ATTEMPT + b"%d" % attempt
-        if self.dispatch.hedge_at < INFINITE or self.dispatch.hedge:
+        elif dispatch.status is not Status.BEST_EFFORT and node.worker.variant_header and has_peers(node):
+            opening += wire.EXPECTED_WAIT + b"%d" % round(dispatch.eta.wait * 1e3)
+        if dispatch.hedge_at < INFINITE or dispatch.hedge:
             opening += wire.HEDGE + request_id
+        if dispatch.request.first_token_deadline < INFINITE:
+            first = dispatch.request.first_token_deadline - now
+            if first > 0.0:
+                opening += wire.FIRST_TOKEN + b"%d" % (first * 1e3)
         if traceparent:
             opening += wire.TRACEPARENT + traceparent
         left = (self.limit - now) * 1e3
@@ -190,6 +198,11 @@ def _passed_on(client: Head) -> bytes:
             if name not in withheld and not name.startswith(wire.NOT_FORWARDED_PREFIXES)
         ]
     )
+
+
+def has_peers(node: Node) -> bool:
+    """Whether another worker could take what this one refuses early: alone, it is the best there is."""
+    return node.columns is not None and node.columns.in_service > 1
 
 
 def limit(dispatch: Dispatch) -> float:

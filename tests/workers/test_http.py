@@ -1,15 +1,17 @@
 import asyncio
 import json
+import math
 
 import aiohttp
 import msgspec
 import pytest
+from multidict import CIMultiDict
 
 from policies.reason import Reason
 from policies.records import Load, decode_load
 from policies.reports import decode_report
 from tests.workers.fakes import Doubler, serving, tensor_entry, text_entry, until
-from workers.http import MAX_BODY, Refused, error_body, invalid
+from workers.http import MAX_BODY, Refused, error_body, invalid, read_headers
 
 INFER = "/v2/models/double/infer"
 BODY = {
@@ -242,3 +244,16 @@ def test_what_is_wrong_with_a_body_is_said_in_jsons_words():
         with pytest.raises(msgspec.ValidationError) as fault:
             msgspec.json.decode(raw, type=Body)
         assert invalid(fault.value) == Refused(Reason.BAD_REQUEST, message, param)
+
+
+def test_headers_say_deadlines_and_the_wait_that_is_counted_on():
+    given = CIMultiDict({"x-deadline-ms": "2000", "x-slo-ttft-ms": "500", "x-isochrone-wait-ms": "30"})
+    call = read_headers(given, 10.0)
+    assert (call.deadline, call.first_deadline, call.expected_wait) == (12.0, 10.5, 0.03)
+    call = read_headers(CIMultiDict({"x-envoy-expected-rq-timeout-ms": "700"}), 10.0)
+    assert (call.deadline, call.first_deadline, call.expected_wait) == (10.7, math.inf, None)
+
+
+@pytest.mark.parametrize("name", ["x-deadline-ms", "x-slo-ttft-ms", "x-isochrone-wait-ms"])
+def test_a_duration_that_is_no_number_is_refused_by_its_name(name):
+    assert read_headers(CIMultiDict({name: "soon"}), 0.0).param == name

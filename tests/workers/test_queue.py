@@ -6,8 +6,8 @@ from policies.reason import Reason
 from workers.queue import PATIENCE, Job, Queue, Refused, Result, State
 
 
-def job(deadline, lane="a", arrived=0.0, bucket=0):
-    return Job(lane, None, arrived=arrived, deadline=deadline, bucket=bucket)
+def job(deadline, lane="a", arrived=0.0, bucket=0, first=float("inf")):
+    return Job(lane, None, arrived=arrived, deadline=deadline, first_deadline=first, bucket=bucket)
 
 
 def drain(queue, lane="a"):
@@ -60,6 +60,28 @@ def test_expire_takes_exactly_the_overdue():
     assert queue.expire(1.0) == [late]
     assert len(queue) == 2
     assert set(drain(queue)) == {soon, patient}
+
+
+def test_a_first_token_s_deadline_orders_as_long_as_it_may_be_met():
+    hasty, steady, other = job(50.0, first=1.0), job(5.0), job(20.0, bucket=8)
+    queue = Queue(10)
+    queue.push([steady, hasty, other])
+    assert queue.line(("a", 0)) == [hasty, steady]
+    assert queue.expire(0.9) == []
+    assert queue.line(("a", 0)) == [hasty, steady]
+    assert queue.expire(1.0) == [], "its answer is wanted all the same"
+    assert queue.line(("a", 0)) == [steady, hasty], "but those come first that have something to lose"
+    assert len(queue) == 3
+    assert set(queue.expire(50.0)) == {steady, hasty, other}
+    assert len(queue) == 0
+
+
+def test_a_late_first_token_keeps_its_place_among_equals():
+    first, second = job(9.0, first=1.0), job(9.0)
+    queue = Queue(10)
+    queue.push([first, second])
+    queue.expire(2.0)
+    assert drain(queue) == [first, second]
 
 
 def test_lines_by_urgency_are_only_those_with_work():

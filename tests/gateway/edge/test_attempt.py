@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.edge.attempt import LONGEST, Attempt, limit
@@ -13,8 +14,11 @@ from tests.fleets import request, router, worker
 from tests.playbook import Edge
 
 
-def attempt(status: Status = Status.FEASIBLE, *, number: int = 1, **fields: Any) -> Attempt:
-    decided = router(worker("a"))
+def attempt(
+    status: Status = Status.FEASIBLE, *, number: int = 1, peers: str = "b", own: bool = True, **fields: Any
+) -> Attempt:
+    names = ("a", *peers)
+    decided = router(*(worker(name, usd_per_hour=n + 1, variant_header=own) for n, name in enumerate(names)))
     given = request(**fields)
     routed = decided.route(given, 0.0)
     assert isinstance(routed, Dispatch)
@@ -95,3 +99,30 @@ def test_fields_the_client_names_in_connection_go_no_further() -> None:
     assert b"x-open: 2" in head
     assert b"x-secret" not in head
     assert b"accept-encoding" not in head
+
+
+def told(tried: Attempt, now: float = 0.5) -> list[bytes]:
+    """Header lines of the request to the worker."""
+    return tried.head(Head(b"POST", b"/v1/x", "1.1", []), b"/v1/x", 0, b"r-1", b"", now).split(b"\r\n")
+
+
+def test_a_worker_is_told_which_wait_is_counted_on_where_another_could_take_its_place() -> None:
+    line = b"x-isochrone-wait-ms: 100"
+    assert line in told(attempt())
+    assert line in told(attempt(Status.DEGRADED))
+    for tried in (attempt(Status.BEST_EFFORT), attempt(number=2), attempt(peers=""), attempt(own=False)):
+        assert b"x-isochrone-wait-ms" not in b" ".join(told(tried)), "it is to try"
+
+
+def test_what_is_left_for_the_first_token_goes_to_the_worker() -> None:
+    assert b"x-slo-ttft-ms: 1500" in told(attempt(first_token_deadline=2.0, stream=True))
+    for tried in (attempt(deadline=2.0), attempt(first_token_deadline=0.4)):
+        assert b"x-slo-ttft-ms" not in b" ".join(told(tried)), "none was asked for, or it is missed already"
+
+
+def test_both_of_a_hedged_pair_say_so() -> None:
+    tried = attempt()
+    assert b"x-isochrone-hedge: r-1" not in told(tried)
+    for tied in ({"hedge_at": 0.7}, {"hedge": True}):
+        tried.dispatch = msgspec.structs.replace(tried.dispatch, **tied)
+        assert b"x-isochrone-hedge: r-1" in told(tried)

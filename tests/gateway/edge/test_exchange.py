@@ -89,6 +89,7 @@ def test_what_the_worker_is_told_and_not_told(edge: Edge) -> None:
         b"x-isochrone-variant: fp32",
         b"x-deadline-ms: 5000",
         b"x-envoy-expected-rq-timeout-ms: 5000",
+        b"x-isochrone-wait-ms: 0",
         b"endpoint-load-metrics-format: JSON",
         trace,
         b"Content-Length: 60",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from policies.reason import Reason
 from policies.records import Load
 from policies.reports import encode_report
 from tests.fleets import load
@@ -141,3 +142,23 @@ def test_the_age_counts_from_when_the_head_came(edge: Edge) -> None:
     assert script >> seconds(0.2) >> upstream_says("a", body) << client_sees(ANSWER)
     state = edge.router.fleet.workers["a"]
     assert state.load_at == pytest.approx(came - state.rtt.mean / 2)
+
+
+def test_an_early_refusal_costs_no_request_and_corrects_what_was_thought(edge: Edge) -> None:
+    """The worker's queue is much longer than we thought: it says so, unexecuted, and another worker answers."""
+    longer = report(2, waiting=40, backlog=9.0, running=1)
+    no = reply(b"{}", b"x-isochrone-executed: 0", b"endpoint-load-metrics: " + longer, status=b"504 Gateway Timeout")
+    assert (
+        Playbook(edge)
+        >> client(post(CHAT, b"x-deadline-ms: 5000"))
+        << upstream("a", b"x-isochrone-wait-ms: 0")
+        >> upstream_says("a", no)
+        << reported("a", Reason.DEADLINE_EXCEEDED)
+        << upstream("b", b"POST")
+        >> upstream_says("b", reply(ANSWER))
+        << client_sees(b"HTTP/1.1 200 OK", ANSWER)
+    )
+    state = edge.router.fleet.workers["a"]
+    assert state.wait(edge.clock.now) == pytest.approx(9.0, abs=0.001)
+    assert state.health._failures == 0, "an honest answer is no failure"
+    assert state.accepts(edge.clock.now), "others, with more time, may go there at once"

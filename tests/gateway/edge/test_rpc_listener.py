@@ -63,13 +63,14 @@ async def test_the_workers_get_the_deadline_the_variant_and_the_clients_own_meta
             metadata=[
                 ("x-mine", "1"),
                 ("x-api-key", "secret"),
-                ("x-slo-ttft-ms", "5"),
+                ("x-slo-ttft-ms", "700"),
                 ("x-isochrone-variant", "int8"),
             ],
         )
     (got,) = heard
     assert (got["x-mine"], got["x-isochrone-variant"], got["endpoint-load-metrics-format"]) == ("1", "fp32", "JSON")
-    assert not got.keys() & {"x-api-key", "x-slo-ttft-ms", "host", "content-length"}
+    assert not got.keys() & {"x-api-key", "host", "content-length"}
+    assert 300 < int(got["x-slo-ttft-ms"]) < 700, "what is left of it"
     assert 500 < int(got["x-deadline-ms"]) <= 900
     assert 0.5 < float(got["left"]) <= 1.0, "a little later than ours, which comes first"
 
@@ -109,6 +110,17 @@ async def listening(infer: object) -> AsyncIterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         await server.stop(None)
+
+
+async def test_metadata_that_repeats_is_judged_once_per_limits(pair: Front) -> None:
+    await pair.infer()
+    await pair.infer()
+    assert len(pair.listener._heads) == 1
+    await pair.infer(metadata=[("x-mine", "1")])
+    assert len(pair.listener._heads) == 2
+    pair.edge.plane.limits = msgspec.structs.replace(pair.edge.plane.limits, header_count=1)
+    error = await pair.refused(metadata=[("x-mine", "1")])
+    assert code(error) == "headers_too_large"
 
 
 async def test_server_and_models_are_described_from_the_registry(pair: Front) -> None:
