@@ -62,7 +62,7 @@ bench-decide: setup  ## What a decision costs, by the number of nodes
 	$(BIN)/python -m loadtests.micro.decide
 
 bench-edge: setup  ## CPU per proxied request with the full decision, beside nginx (needs nginx)
-	$(BIN)/python -m loadtests.live.bench_edge
+	$(BIN)/python -m loadtests.live.bench_edge; missed=$$?; $(BIN)/python -m loadtests.live.bench_rpc && exit $$missed
 
 bench-batch: setup  ## Requests in deadline by the rule that forms batches, loads of 0.2 to 1.3 (15 min; wants idle cores)
 	$(BIN)/python -m loadtests.live.bench_batch

@@ -41,6 +41,8 @@ EVERY_HOST: gate.Hosts = frozenset()
 JITTER = 0.02
 """Seconds by which a client may see its deadline before we do: its message came as late as its leaving does, give or
 take how the way there varies."""
+HEADS = 256
+"""Distinct metadata remembered: 8 MiB of the largest. Clients that number their requests in it gain nothing."""
 NO_HEAD = Head(b"POST", INFER, "2", [])
 """Of a call whose metadata did not pass."""
 
@@ -65,6 +67,9 @@ class RpcListener:
         self._plane = plane
         self._health = Health(self._serves)
         self._server = grpc.aio.server(options=options(plane.limits), maximum_concurrent_rpcs=plane.limits.connections)
+        self._heads: dict[Any, Head] = {}
+        """By metadata, as judged by..."""
+        self._limits = plane.limits
         self._calls = 0
         self._empty = asyncio.Event()
         self._empty.set()
@@ -137,12 +142,9 @@ class RpcListener:
         """The call, when its metadata and its sender pass."""
         plane = self._plane
         arrived = plane.clock()
-        fields = [(name.encode(), value.encode()) for name, value in context.invocation_metadata()
-                  if isinstance(value, str)]  # fmt: skip
-        head = Head(b"POST", INFER, "2", fields)
-        reason = gate.repeats(head, plane.limits, EVERY_HOST) or gate.sizes(head, plane.limits, EVERY_HOST)
-        if reason is not None:
-            return Shed(reason)
+        head = self._head(context.invocation_metadata())
+        if isinstance(head, Reason):
+            return Shed(head)
         address, named = address_of(context.peer()), head.named
         loopback = peer.is_loopback(address)
         client = plane.keys.client(named.get(b"authorization"), loopback, named.get(b"x-api-key"))
@@ -151,6 +153,24 @@ class RpcListener:
         if plane.draining:
             return DRAINING
         return self._call(head, raw, client, address, arrived, context.time_remaining())
+
+    def _head(self, metadata: Any) -> Head | Reason:
+        """The metadata, judged. Clients repeat it, and a head remembers what was made of it."""
+        limits = self._plane.limits
+        if limits is not self._limits:
+            self._limits = limits
+            self._heads.clear()
+        head = self._heads.get(metadata)
+        if head is None:
+            fields = [(name.encode(), value.encode()) for name, value in metadata if isinstance(value, str)]
+            head = Head(b"POST", INFER, "2", fields)
+            reason = gate.repeats(head, limits, EVERY_HOST) or gate.sizes(head, limits, EVERY_HOST)
+            if reason is not None:
+                return reason
+            if len(self._heads) >= HEADS:
+                self._heads.clear()
+            self._heads[metadata] = head
+        return head
 
     def _call(
         self, head: Head, raw: bytes, client: Client, address: str, arrived: float, left: float | None
