@@ -155,7 +155,7 @@ class Signals:
         trend = self._trends[key] = _Trend(now, busy, busy) if known is None else known.followed(busy, now)
         if busy >= nodes:
             return 0.0
-        slope = trend.slope
+        slope = trend.slope if busy > trend.slow else 0.0  # what has passed already grows no more
         seconds = (nodes - busy) / slope if slope > 0.0 else math.inf
         return seconds if seconds < LONGEST_SECONDS else math.inf
 

@@ -30,8 +30,10 @@ STARTS = ("isochrone gateway", "isochrone worker", ".venv/bin/python -m loadtest
 SHOWN = {
     "curl -i": "HTTP/1.1 200",
     "curl -s": '"tinychat"',
-    "isochrone nodes": "us-b",
+    "isochrone nodes --control": "us-b",
+    "isochrone nodes --signals": "runway",
     "isochrone explain tinychat": "asia-b",
+    "isochrone explain tinychat --shadow": "This route has no shadow",
     "isochrone explain readme-1": "readme-1",
     "isochrone keys new client": "hash:",
     "isochrone keys new worker": "public_key:",

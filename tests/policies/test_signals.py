@@ -55,10 +55,10 @@ def test_the_runway_is_how_long_growth_may_go_on():
             assert found.runway_s == math.inf
     # 0.05 requests of ten slots a second: half a node's hundredth part, and 1.3 nodes are left.
     assert found.runway_s == pytest.approx((2 - 0.7) / 0.005, rel=0.15)
-    for second in range(150, 400):
+    for second in range(150, 160):
         at_work(r, float(second), seq=second + 2, a=0, b=0)
         found = by_region(r, float(second))["eu"]
-    assert found.runway_s == math.inf
+        assert found.runway_s == math.inf, "it is over"
 
 
 def test_idle_nodes_dearer_than_all_at_work_could_go():
