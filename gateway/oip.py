@@ -43,6 +43,16 @@ _infer = msgspec.json.Decoder(_Infer)
 """Decodes the shapes and passes over the data, which is nearly all of the body."""
 
 
+class _Described(_Infer):
+    model_name: str
+    model_version: str = ""
+
+
+_described = msgspec.json.Decoder(_Described)
+RPC = b"/inference.GRPCInferenceService/ModelInfer"
+"""The path of the same over gRPC."""
+
+
 class Target(NamedTuple):
     """What a path names: `/v2/models/MODEL[/versions/VERSION][/ACTION]`. Names are percent-decoded."""
 
@@ -100,6 +110,15 @@ def read(path: bytes, raw: bytes, length: bytes | None = None) -> Body | Shed:
     if too_deep(raw):
         return Shed(Reason.INVALID_JSON, "The body is nested too deeply.")
     return body(named.model, named.version, infer.inputs[0].shape, size)
+
+
+def read_described(path: bytes, raw: bytes) -> Body | Shed:
+    """A ModelInferRequest as protobuf's JSON has it: what is to be explained of one that would come by gRPC."""
+    try:
+        infer = _described.decode(raw)
+    except msgspec.DecodeError as error:
+        return Shed(Reason.BAD_REQUEST, f"{error}.", "model_name")
+    return body(infer.model_name, infer.model_version, infer.inputs[0].shape, len(raw), grpc=True)
 
 
 def body(model: str, version: str, shape: Sequence[int], size: int, *, grpc: bool = False) -> Body | Shed:

@@ -44,13 +44,15 @@ def nodes(told: Row) -> RenderableType:
     if not rows:
         return Text("No nodes are known.")
     table = Table(box=None, header_style="bold")
-    for name in ("node", "region", "state"):
+    by_grpc = any(row.get("grpc_address") for row in rows)
+    for name in ("node", "region", "state", *(["speaks"] if by_grpc else [])):
         table.add_column(name, no_wrap=True)
     for name in ("quality", "price", "round trip", "wait", "waiting", "running", "in flight"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row["node"], row["region"], Text(row["state"], STATES.get(row["state"], "")), f"{row['quality']:.3f}",
+            row["node"], row["region"], Text(row["state"], STATES.get(row["state"], "")),
+            *(["HTTP, gRPC" if row.get("grpc_address") else "HTTP"] if by_grpc else []), f"{row['quality']:.3f}",
             _price(row), _ms(row["rtt_ms"]), _ms(row["wait_ms"]), _count(row["waiting"]), _count(row["running"]),
             str(row["in_flight"]),
         )  # fmt: skip

@@ -263,6 +263,8 @@ def _excluded(view: Candidates, slot: int, now: float) -> str:
     health = node.state.health
     if not in_regions(request.selection, node.region):
         return "region not allowed"
+    if request.selection.grpc and node.worker.grpc_address is None:
+        return "not reached over gRPC"
     if not allows(request.selection, node):
         return "excluded by the request's `provider`"
     if node.endpoint.quality < request.quality:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
+from gateway import oip
 from gateway.auth import Client
 from gateway.edge import surface
 from gateway.edge.plane import Plane
@@ -24,7 +25,12 @@ from policies.request import Shed
 
 CLIENT = Client("admin")
 """On whose behalf a request is explained: nobody's limits but the route's."""
-GUESSES = (("messages", "/v1/chat/completions"), ("prompt", "/v1/completions"), ("inputs", "/v2/models/{model}/infer"))
+GUESSES = (
+    ("messages", "/v1/chat/completions"),
+    ("prompt", "/v1/completions"),
+    ("model_name", oip.RPC.decode()),
+    ("inputs", "/v2/models/{model}/infer"),
+)
 """A field of the body that tells the surface it belongs to."""
 
 Fields = Sequence[tuple[bytes, bytes]]
@@ -78,7 +84,7 @@ def explain(plane: Plane, asking: Asking, address: str) -> Explanation | Shed:
     asked = headers.parse(asking.fields)
     if isinstance(asked, Shed):
         return asked
-    read = surface.reader(asking.path)
+    read = oip.read_described if asking.path == oip.RPC else surface.reader(asking.path)
     if read is None:
         return Shed(Reason.NOT_FOUND)
     body = read(asking.path, asking.raw)

@@ -36,14 +36,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-INFER = f"/{messages.INFERENCE}/ModelInfer".encode()
 EVERY_HOST: gate.Hosts = frozenset()
 JITTER = 0.02
 """Seconds by which a client may see its deadline before we do: its message came as late as its leaving does, give or
 take how the way there varies."""
 HEADS = 256
 """Distinct metadata remembered: 8 MiB of the largest. Clients that number their requests in it gain nothing."""
-NO_HEAD = Head(b"POST", INFER, "2", [])
+NO_HEAD = Head(b"POST", oip.RPC, "2", [])
 """Of a call whose metadata did not pass."""
 
 
@@ -163,7 +162,7 @@ class RpcListener:
         head = self._heads.get(metadata)
         if head is None:
             fields = [(name.encode(), value.encode()) for name, value in metadata if isinstance(value, str)]
-            head = Head(b"POST", INFER, "2", fields)
+            head = Head(b"POST", oip.RPC, "2", fields)
             reason = gate.repeats(head, limits, EVERY_HOST) or gate.sizes(head, limits, EVERY_HOST)
             if reason is not None:
                 return reason

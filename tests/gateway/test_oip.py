@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.body import Body, Kind
-from gateway.oip import MAX_ITEMS, Target, metadata, model, read, target, upstream_path
+from gateway.oip import MAX_ITEMS, RPC, Target, metadata, model, read, read_described, target, upstream_path
 from policies.fleet import Fleet
 from policies.reason import Reason
 from policies.records import Curve, Endpoint, MarginalPrice, TensorSpec, Worker
@@ -195,3 +195,10 @@ def test_tensors_may_follow_the_json_as_bytes():
     for length in (b"", b"-1", b"1e3", str(len(head) + 1).encode()):
         shed = read(INFER, head, length)
         assert (shed.reason, shed.param) == (Reason.BAD_REQUEST, "inference-header-content-length")
+
+
+def test_a_described_grpc_request_is_read_like_the_message():
+    raw = orjson.dumps({"model_name": "digits", "model_version": "int8", "inputs": [{"shape": [5, 64]}]})
+    body = read_described(RPC, raw)
+    assert (body.model, body.variants, body.items, body.grpc) == ("digits", ("int8",), 5, True)
+    assert read_described(RPC, b'{"inputs":[{"shape":[1]}]}').param == "model_name"

@@ -115,6 +115,13 @@ def test_nodes() -> None:
     assert text(tables.nodes({"nodes": []})) == "No nodes are known.\n"
 
 
+def test_nodes_say_what_they_speak_where_some_speak_more_than_http() -> None:
+    assert "speaks" not in text(tables.nodes({"nodes": [NODE]}))
+    shown = text(tables.nodes({"nodes": [NODE | {"grpc_address": None}, NODE | {"grpc_address": "h:1"}]}))
+    assert shown.count("HTTP") == 2
+    assert shown.count("HTTP, gRPC") == 1
+
+
 def test_reserved_hours_are_marked() -> None:
     assert "$2.50/h paid" in text(tables.nodes({"nodes": [NODE | {"cost_mode": "reserved"}]}))
 

@@ -54,6 +54,12 @@ def test_a_worker_killed_in_mid_call_costs_no_request(served: Pair) -> None:
     assert (trailers["x-route-node"], trailers["x-route-attempts"]) == ("w2", "2")
 
 
+def test_what_would_be_decided_for_a_call_is_explained(served: Pair) -> None:
+    told = fetch(f"{served.control}/admin/explain", {"model_name": "digits", "inputs": [{"shape": [1, 64]}]})
+    assert told["chosen"].startswith("w1/digits:")
+    assert len(told["candidates"]) == 4
+
+
 def test_a_drained_worker_gets_nothing_new_and_operators_see_who_speaks_grpc(served: Pair) -> None:
     rows = fetch(f"{served.control}/admin/nodes")["nodes"]
     assert {row["worker"]: row["grpc_address"] for row in rows} == {

@@ -92,6 +92,9 @@ def test_exclusions_say_why(house):
         c.worker: c.verdict for c in explain(house, request(selection=Selection(ignore=("far",))), 0.0).candidates
     }
     assert ignored["far"] == "excluded by the request's `provider`"
+    by_grpc = explain(house, request(selection=Selection(grpc=True)), 0.0)
+    assert {c.verdict for c in by_grpc.candidates} == {"not reached over gRPC"}
+    assert (by_grpc.decision, "POST it to /v2/models" in by_grpc.detail) == ("no_matching_node", True)
     capped = {c.worker: c.verdict for c in explain(house, request(max_cost=2e-6), 0.0).candidates}
     assert capped["far"] == "above the price cap"
 

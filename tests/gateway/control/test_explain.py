@@ -38,6 +38,7 @@ def test_a_client_body_with_a_field_called_body_is_no_description() -> None:
         ({"messages": []}, "/v1/chat/completions"),
         ({"prompt": ""}, "/v1/completions"),
         ({"model": "m", "inputs": []}, "/v2/models/m/infer"),
+        ({"model_name": "m", "inputs": []}, "/inference.GRPCInferenceService/ModelInfer"),
         ({"input": ""}, "/v1/embeddings"),
     ],
 )
