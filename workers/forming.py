@@ -9,9 +9,9 @@ Slack's three rules, for a batch of n items that takes `fixed + each * n` second
 1. What cannot finish any more, even alone, is not executed (Clockwork, OSDI'20): it would only make others late.
 2. The batch is the longest whose most urgent member still meets its deadline. Under overload that alone is a trap: the
    most urgent has hardly any time left, so batches shrink, the accelerator loses throughput, and the next one has even
-   less (Nexus, SOSP'19, section 6.3: 'early drop'). So the schedule is played forward over what waits, once with and
-   once without the first k jobs, and the k with which most of the waiting meet their deadlines is passed over. They
-   stay in the queue while there is hope. Without overload nobody is lost, and k is 0.
+   less (Nexus, SOSP'19, answers it with 'early drop'). So the schedule is played forward over what waits, with and
+   without the first k jobs, and the k with which most of the waiting meet their deadlines is passed over. They stay in
+   the queue while there is hope. Without overload nobody is lost, and k is 0.
 3. A cycle that starts now yields n answers in `fixed + each*n`; one that waits for the next arrival, expected after
    1/rate, n + 1 in `1/rate + fixed + each*(n+1)`. The second rate is the higher exactly where n < rate * fixed: waiting
    pays while the batch is smaller than what arrives in the time that every engine call costs anyway. So a lone client
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from workers.queue import Job
 
 HORIZON = 2
-"""Full batches that are played forward: twice as many decide no better (four contenders' mixes of deadlines, loads of
-0.2 to 1.3: within 0.3 % of goodput), and the next turn looks again."""
+"""Full batches that are played forward: two or four times as many decide no better (six curves and mixes of deadlines,
+loads of 0.2 to 1.3: within 0.5 points of goodput), and the next turn looks again."""
 
 TICK = 0.001
 """Event loops' timers count whole milliseconds: a wait ends a tick early, and a shorter one is none."""
@@ -179,7 +179,7 @@ class Alone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="none",
 
 
 class FixedWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="fixed_window", tag_field="kind"):
-    """Collects for a fixed time from when it could take the first job, as TorchServe's batch delay does."""
+    """Collects for a fixed time from when it could take the first job, as TorchServe does for max_batch_delay."""
 
     ms: Milliseconds
 
@@ -194,7 +194,8 @@ class FixedWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
 class FixedDelay(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="fixed_delay", tag_field="kind"):
     """As Triton's dynamic batcher: a full batch at once, else what waits once the oldest has waited so long.
 
-    The preferred batch size is the largest. (docs/user_guide/model_configuration.md, 'Dynamic Batcher'.)
+    The preferred batch size is the largest; `ms` is its max_queue_delay_microseconds. Like Triton's queue, it forgets
+    nobody's turn: first come, first served.
     """
 
     ms: Milliseconds
