@@ -1,6 +1,7 @@
 import json
 import shutil
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from workers import loading, manifest
 from workers.allocation import Allotment
 from workers.catalog import TENSOR, TEXT
 from workers.engines.embed import Embedded
+from workers.engines.text import Sampling
 from workers.forming import Alone
 from workers.manifest import ManifestError
 from workers.queue import Result
@@ -170,3 +172,68 @@ def test_variants_that_do_not_fit_on_the_device_together_are_refused_before_they
 def test_a_weight_for_a_variant_that_is_not_served_is_a_mistake():
     with pytest.raises(ManifestError, match="'int4', which is not served: fp32, int8 are"):
         loading.catalog([DIGITS], allotment=Allotment(weights={"int4": 2.0}))
+
+
+def written(folder, model, engine, file, max_batch, **more):
+    """A manifest of one variant of an engine of PyTorch."""
+    told = json.loads(DIGITS.read_text())
+    variant = told["variants"][0] | {
+        "engine": engine, "file": file.name, "sha256": manifest.digest(file), "bytes": file.stat().st_size,
+        "max_batch": max_batch,
+    }  # fmt: skip
+    path = folder / f"{model}.manifest.json"
+    path.write_text(json.dumps(told | {"model": model, "variants": [variant]} | more))
+    return path
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_exported_program_is_served_as_tensors(tmp_path):
+    torch = pytest.importorskip("torch")
+    batch = torch.export.Dim("batch", min=1, max=64)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 2)).eval()
+    program = torch.export.export(model, (torch.ones(2, 4),), dynamic_shapes={"input": {0: batch}})
+    torch.export.save(program, tmp_path / "scores.pt2")
+    path = written(tmp_path, "scores", "torch", tmp_path / "scores.pt2", 8)
+    entry = loading.catalog([path]).find("scores", "fp32", TENSOR)
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    [result] = entry.runner._attempt([{"input": x}])
+    with torch.no_grad():
+        np.testing.assert_allclose(result.value["output_0"], model(torch.from_numpy(x)).numpy(), atol=1e-6)
+    assert entry.runner.clock is time.monotonic, "the thread only waits for the device"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_llama_is_served_as_text(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    chat = manifest.packaged("tinychat")
+    told = json.loads(chat.read_text())
+    tokenizer = shutil.copy(chat.parent / told["tokenizer"]["file"], tmp_path)
+    vocabulary = len(json.loads(chat.parent.joinpath(told["tokenizer"]["file"]).read_text())["model"]["vocab"]) + 64
+    config = transformers.LlamaConfig(
+        vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=128,
+    )  # fmt: skip
+    config.save_pretrained(tmp_path)
+    model = transformers.LlamaForCausalLM(config)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, tmp_path / "m.safetensors")
+    own = tmp_path / "config.json"
+    file = {"file": own.name, "sha256": manifest.digest(own), "bytes": own.stat().st_size}
+    more = {"task": "text", "chat": told["chat"], "tokenizer": told["tokenizer"], "context": 128}
+    path = written(tmp_path, "llama", "transformers", tmp_path / "m.safetensors", 4, config=file, **more)
+    assert tokenizer
+    entry = loading.catalog([path]).find("llama", "", TEXT)
+    try:
+        assert (entry.runner.slots, entry.context, entry.runner.clock) == (4, 128, time.monotonic)
+        engine = entry.runner._engine
+        engine.start(entry.text.encode("hello"), Sampling(temperature=0, max_tokens=3, ignore_eos=True))
+        steps = []
+        while engine.active:
+            steps += engine.step()
+        assert [step.done for step in steps] == [None, None, "length"]
+    finally:
+        entry.close()
+    del more["chat"]
+    path = written(tmp_path, "llama", "transformers", tmp_path / "m.safetensors", 4, **more)
+    with pytest.raises(ManifestError, match=r"\$\.config is needed for transformers"):
+        loading.catalog([path])
