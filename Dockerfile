@@ -14,7 +14,7 @@ COPY deploy /opt/isochrone/deploy
 ENV PATH=/opt/isochrone/bin:$PATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
 USER isochrone
 WORKDIR /var/lib/isochrone
-EXPOSE 8080
+EXPOSE 8080 8001
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["isochrone"]
 CMD ["gateway"]

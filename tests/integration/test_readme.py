@@ -109,7 +109,7 @@ def test_server_starts_and_says_ready(line, scene):
     if engine is not None:
         line = line.replace("http://127.0.0.1:8000", engine.url)
     line = line.replace("redis://127.0.0.1:6379/0", scene.redis)
-    line = line.replace("--port 8000", "--port 0")
+    line = re.sub(r"--(grpc-)?port [89]00[01]", r"--\1port 0", line)
     if line.startswith("isochrone gateway"):
         line += " --port 0 --control-port 0"
     child = Child("readme", words(line), scene.directory)
