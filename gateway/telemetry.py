@@ -12,16 +12,19 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+import numpy as np
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from policies.reason import Reason
-from policies.request import Dispatch, Outcome, Status, kept
+from policies.request import Dispatch, Eta, Outcome, Status, kept
 
 BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
 """Upper bounds in seconds, 1-2-5 steps: from one metro round trip to the longest patience of a request."""
 COMPONENTS = ("network", "queue", "prefill", "decode", "total")
+TOGETHER = 128
+"""Answers whose parts are counted at once: 0.1 ms, and one each would cost four times as much."""
 MAX_REGIONS = 64
 """Regions with series of their own; a fleet that names more shares one called `other`, so labels stay bounded."""
 OTHER = "other"
@@ -75,6 +78,10 @@ COUNTERS: dict[str, Counter] = {
 """Every name `count` takes. `edge.*`, `connections.*` and `upstream.*` are the data plane's."""
 
 
+Seconds = tuple[float, float, float, float, float]
+"""One for each of `COMPONENTS`."""
+
+
 class Histogram:
     """Counts per bucket of `BOUNDS`, and their sum."""
 
@@ -99,28 +106,23 @@ class Histogram:
 class Parts:
     """A histogram for each of `COMPONENTS`, filled together."""
 
-    __slots__ = ("_decode", "_network", "_prefill", "_queue", "_total", "histograms")
+    __slots__ = ("histograms",)
 
     def __init__(self) -> None:
         self.histograms = tuple(Histogram() for _ in COMPONENTS)
-        self._network, self._queue, self._prefill, self._decode, self._total = self.histograms
 
-    def add(self, network: float, queue: float, prefill: float, decode: float, total: float) -> None:
-        """Count one request. By hand, not by five calls of `Histogram.add`: 1.0 us, not 1.3, twice per request."""
-        self._network.counts[bisect_left(BOUNDS, network)] += 1
-        self._network.sum += network
-        self._queue.counts[bisect_left(BOUNDS, queue)] += 1
-        self._queue.sum += queue
-        self._prefill.counts[bisect_left(BOUNDS, prefill)] += 1
-        self._prefill.sum += prefill
-        self._decode.counts[bisect_left(BOUNDS, decode)] += 1
-        self._decode.sum += decode
-        self._total.counts[bisect_left(BOUNDS, total)] += 1
-        self._total.sum += total
+    def add(self, requests: list[Seconds]) -> None:
+        """Count requests, at least one."""
+        parts = np.array(requests).T
+        places = np.searchsorted(BOUNDS, parts)
+        for histogram, seconds, found in zip(self.histograms, parts, places, strict=True):
+            histogram.sum += float(seconds.sum())
+            for place, count in enumerate(np.bincount(found).tolist()):
+                histogram.counts[place] += count
 
     def add_total(self, seconds: float) -> None:
         """Count one whose parts are not known."""
-        self._total.add(seconds)
+        self.histograms[-1].add(seconds)
 
 
 class Traffic:
@@ -160,6 +162,8 @@ class Telemetry(Collector):
         self._promises: dict[tuple[Status, float, bool], int] = {}
         self._regions: dict[str, Traffic] = {}
         self._retries = 0
+        self._answered: list[tuple[Eta, Outcome, float]] = []
+        """Predicted, actual and its total: not compared yet."""
         self._predicted = Parts()
         self._actual = Parts()
         self._latency = Histogram()
@@ -200,7 +204,10 @@ class Telemetry(Collector):
             promise = (dispatch.status, dispatch.request.probability, kept(dispatch, outcome))
             self._promises[promise] = self._promises.get(promise, 0) + 1
         if reason is None and outcome.total is not None:
-            self._compare(dispatch, outcome, outcome.total)
+            answered = self._answered
+            answered.append((dispatch.eta, outcome, outcome.total))
+            if len(answered) >= TOGETHER:
+                self._compare()
 
     def finished(self, status: int, seconds: float) -> None:
         """A client's request was answered with HTTP `status`, `seconds` after its first byte."""
@@ -219,18 +226,25 @@ class Telemetry(Collector):
         """That of a region whose first this is, or one too many."""
         return self._regions.setdefault(region if len(self._regions) < MAX_REGIONS else OTHER, Traffic())
 
-    def _compare(self, dispatch: Dispatch, outcome: Outcome, total: float) -> None:
+    def _compare(self) -> None:
         """Count prediction and reality of each part; a part the worker did not report is left out of both."""
-        eta, prefill = dispatch.eta, outcome.prefill
-        network, wait, first, rest = eta.network, eta.wait, eta.prefill, eta.decode
-        if prefill is None:
-            self._predicted.add_total(network + wait + first + rest)
-            self._actual.add_total(total)
-            return
-        queue, decode = outcome.queue or 0.0, outcome.decode or 0.0
-        travelled = total - queue - prefill - decode
-        self._predicted.add(network, wait, first, rest, network + wait + first + rest)
-        self._actual.add(travelled if travelled > 0.0 else 0.0, queue, prefill, decode, total)
+        predicted: list[Seconds] = []
+        actual: list[Seconds] = []
+        for eta, outcome, total in self._answered:
+            network, wait, first, rest = eta.network, eta.wait, eta.prefill, eta.decode
+            prefill = outcome.prefill
+            if prefill is None:
+                self._predicted.add_total(network + wait + first + rest)
+                self._actual.add_total(total)
+                continue
+            queue, decode = outcome.queue or 0.0, outcome.decode or 0.0
+            travelled = total - queue - prefill - decode
+            predicted.append((network, wait, first, rest, network + wait + first + rest))
+            actual.append((travelled if travelled > 0.0 else 0.0, queue, prefill, decode, total))
+        self._answered.clear()
+        if predicted:
+            self._predicted.add(predicted)
+            self._actual.add(actual)
 
     # The page.
 
@@ -247,6 +261,7 @@ class Telemetry(Collector):
         return generate_latest(self._page)
 
     def collect(self) -> Iterator[Metric]:
+        self._compare()
         yield from self._requests()
         yield from self._attempts()
         yield from self._counted()

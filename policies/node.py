@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 TYPICAL_TOKENS = 64
 """Prompt tokens assumed of text until requests come, whose mean replaces it; only the scale matters."""
+SETTLED_SAMPLES = 50
+LEARN_EVERY = 0.01
+"""Seconds between two answers that are learned from, after so many: what the last ten or so say shall span a tenth
+of a second at least, or a busy node would be judged by an instant, and each of its requests pay for that."""
 WORTH_SHOWING = 0.005
 """Relative change of what is learned below which the columns stay as they are: a tenth of a price tier."""
 
@@ -144,6 +148,8 @@ class Node:
 
         Whether that moved them enough to be shown in the columns.
         """
+        if self.speed.samples >= SETTLED_SAMPLES and 0.0 < dispatch.at - self.learned_at < LEARN_EVERY:
+            return False
         self.learned_at = dispatch.at
         request, state, curve = dispatch.request, self.state, self.endpoint.curve
         prefill, decode, first_byte = outcome.prefill, outcome.decode or 0.0, outcome.first_byte

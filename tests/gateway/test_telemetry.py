@@ -8,7 +8,7 @@ import sys
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.telemetry import BOUNDS, COUNTERS, MAX_REGIONS, OTHER, Histogram, Reading, Telemetry
+from gateway.telemetry import BOUNDS, COUNTERS, MAX_REGIONS, OTHER, TOGETHER, Histogram, Reading, Telemetry
 from policies.reason import Reason
 from policies.request import Eta, Outcome, Status
 from tests.gateway.members import dispatch, node, request
@@ -54,6 +54,16 @@ def test_predicted_and_actual_meet_in_the_same_buckets() -> None:
         for side, value in (("predicted", predicted), ("actual", actual)):
             assert found[f"isochrone_{side}_seconds_sum{{component={component}}}"] == pytest.approx(value)
             assert found[f"isochrone_{side}_seconds_count{{component={component}}}"] == 1
+
+
+def test_a_scrape_counts_what_was_not_yet_compared() -> None:
+    telemetry = Telemetry()
+    for count in range(2 * TOGETHER + 9):
+        telemetry.settled(dispatch(), answered(total=0.6 if count % 2 else 0.11), 0.0)
+    found = page(telemetry)
+    for bound, least in (("0.2", TOGETHER + 5), ("1.0", 2 * TOGETHER + 9)):
+        assert found[f"isochrone_actual_seconds_bucket{{component=total,le={bound}}}"] == least
+    assert found["isochrone_predicted_seconds_count{component=network}"] == 2 * TOGETHER + 9
 
 
 def test_parts_a_worker_did_not_report_are_left_out_of_both() -> None:

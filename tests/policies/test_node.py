@@ -1,5 +1,6 @@
 import pytest
 
+from policies.node import LEARN_EVERY, SETTLED_SAMPLES
 from policies.records import Curve
 from policies.request import LoadSeen, Outcome
 from tests.fleets import MODEL, endpoint, load, only_node, request, worker
@@ -80,3 +81,12 @@ def test_what_was_learned_fades_without_answers():
         r.tick(30.0 + i)
     assert 1.0 < node.speed.factor < slow**0.6, "one half-life: about the square root is left"
     assert node.columns.output[0] < cost
+
+
+def test_a_busy_node_is_learned_from_a_hundred_times_a_second():
+    r, node = only_node()
+    for i in range(SETTLED_SAMPLES + 100):
+        now = i * LEARN_EVERY / 10
+        dispatch = r.route(request(prompt_tokens=100, output_tokens=20, stream=True), now)
+        r.report(dispatch, Outcome(first_byte=0.1, total=0.3, queue=0.0, prefill=0.1, decode=0.2), now)
+    assert SETTLED_SAMPLES + 9 <= node.speed.samples <= SETTLED_SAMPLES + 11
