@@ -13,6 +13,8 @@ MEMORY = 200
 """Batches after which what was learned counts about a third: a few seconds of a busy line."""
 PRIOR = 1.0
 """Batches that the calibrated curve counts for at either end: enough for a shape, and outvoted at once."""
+ENOUGH = 20
+"""Batches lately that make a curve worth telling: the first few after a pause find cold caches."""
 OUTLIER = 4.0
 """A batch counts at most as that many times longer or shorter than expected: a machine that paused is no slow model."""
 LEAST_CAUTION = 0.05
@@ -43,6 +45,11 @@ class Learned:
         self._refused = 0
         """Since the last batch."""
         self.service = self._fitted()
+
+    @property
+    def sure(self) -> bool:
+        """Whether it has seen enough to be told to others."""
+        return self._scales[1] >= ENOUGH
 
     def observe(self, items: float, seconds: float) -> None:
         """A batch was done."""

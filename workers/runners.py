@@ -140,7 +140,9 @@ class Batched:
 
     @property
     def curve(self) -> Curve:
-        """The endpoint's curve as its own traffic says."""
+        """The endpoint's curve as its own traffic says, once there was some."""
+        if not self._spent.sure:
+            return self.endpoint.curve
         spent = self._spent.service
         return msgspec.structs.replace(self.endpoint.curve, base=spent.seconds(1), item=spent.each)
 
@@ -263,7 +265,9 @@ class Slotted:
 
     @property
     def curve(self) -> Curve:
-        """The endpoint's, whose decoding is as its own traffic says."""
+        """The endpoint's, whose decoding is as its own traffic says, once there was some."""
+        if not self._spent.sure:
+            return self.endpoint.curve
         told, learned = self.endpoint.curve, self._spent.service
         company = learned.each if told.decode_batch else 0.0  # unknown stays unknown
         return msgspec.structs.replace(told, decode=learned.seconds(1), decode_batch=company)

@@ -6,11 +6,13 @@ import urllib.request
 
 import msgspec
 import pytest
+import redis
 
 from loadtests import scenario
 from loadtests.embedded import START_SECONDS
 from loadtests.processes import free_ports, isochrone
 from loadtests.scenario import WorkerPlan
+from policies import records
 from tests.integration.stage import Stage
 from workers.manifest import packaged
 
@@ -26,11 +28,13 @@ FLOOR = {"quality": {"min": 0.99}}
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """The bundled digits with a third variant, said to keep 97 % of the quality."""
+    """The bundled digits with a third variant, said to keep 97 % of the quality and to take 8 times int8."""
     path = packaged("digits")
     folder = tmp_path_factory.mktemp("digits")
     told = json.loads(path.read_text())
-    worse = told["variants"][1] | {"variant": "int4", "quality": 0.97}
+    int8 = told["variants"][1]
+    slower = {name: 8 * seconds for name, seconds in int8["curve"].items()}
+    worse = int8 | {"variant": "int4", "quality": 0.97, "curve": slower}
     told["variants"].append(worse)
     for variant in told["variants"]:
         shutil.copy(path.parent / variant["file"], folder)
@@ -84,3 +88,15 @@ def test_without_a_floor_the_cheapest_and_nearest_serves_both(world):
     world.await_workers(gateway)
     assert asked(gateway, 80) == {("near-int4", "int4")}
     assert asked(gateway, 2000) == {("near-int4", "int4")}
+
+
+def test_workers_register_what_their_machine_takes_not_what_the_manifest_says(world):
+    def registered(plan):
+        worker = records.open_worker(client.get(records.node_key(plan.region, plan.id)), None)
+        (endpoint,) = worker.endpoints
+        return endpoint.curve
+
+    with redis.Redis.from_url(world.redis) as client:
+        int8, int4 = (registered(plan) for plan in PLANS[:2])
+    assert int4.base == pytest.approx(int8.base, rel=0.75), "they are the same file"
+    assert int4.seconds(items=32) == pytest.approx(int8.seconds(items=32), rel=0.75)

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from workers.forming import Service
-from workers.learning import DOUBTED, LEAST_CAUTION, MEMORY, OUTLIER, Learned, Rate
+from workers.learning import DOUBTED, ENOUGH, LEAST_CAUTION, MEMORY, OUTLIER, Learned, Rate
 
 PRIOR = Service(0.008, 0.001)
 
@@ -60,6 +60,16 @@ def test_a_pause_of_the_machine_is_no_slow_model():
     learned.observe(4, 60.0)
     assert learned.service.seconds(4) < 1.2 * PRIOR.seconds(4)
     assert OUTLIER > 1
+
+
+def test_a_few_batches_are_not_worth_telling():
+    learned = Learned(PRIOR, 16)
+    for _ in range(ENOUGH):
+        assert not learned.sure
+        learned.observe(4, PRIOR.seconds(4))
+    learned.observe(4, PRIOR.seconds(4))
+    learned.observe(4, PRIOR.seconds(4))
+    assert learned.sure, "old ones count a little less"
 
 
 def test_a_wrong_curve_does_not_refuse_for_ever():

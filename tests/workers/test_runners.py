@@ -140,6 +140,18 @@ def test_the_curve_is_what_its_own_traffic_says():
     assert runner.endpoint.curve.base == 0.010
 
 
+def test_a_texts_curve_is_what_its_steps_say_and_unknown_company_stays_unknown():
+    runner = Slotted(endpoint(base=0.0, prefill=0.001, decode=0.5), Echo(slots=2))
+    queue = queued(text([1], tokens=100))
+    for _ in range(10):
+        turn(runner, queue, accel=0.2)
+    assert runner.curve == runner.endpoint.curve, "too few to tell"
+    for _ in range(60):
+        turn(runner, queue, accel=0.2)
+    assert runner.curve.decode == pytest.approx(0.2, rel=0.1)
+    assert (runner.curve.prefill, runner.curve.decode_batch) == (0.001, 0.0)
+
+
 def test_a_batch_takes_until_the_last_of_its_answers_is_on_its_way():
     runner = Batched(endpoint(base=0.010, item=0.0), double)
     for _ in range(50):
