@@ -5,25 +5,43 @@ Pure: `gpu.json` in, text out; nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 Data = dict[str, Any]
 
 
-def ceiling(data: Data, variant: str) -> float | None:
+def merged(runs: Sequence[Data]) -> Data:
+    """Several runs as one: of a variant the last that has figures for it, beside the limits of its own run."""
+    whole: Data = dict(runs[-1], parts={})
+    for data in runs:
+        for part, found in data["parts"].items():
+            into = whole["parts"].setdefault(part, {})
+            into.update({key: value for key, value in found.items() if key != "variants"})
+            for name, variant in found.get("variants", {}).items():
+                if name not in into.get("variants", {}) or measured(variant):
+                    limits = data["parts"].get("ceilings", {})
+                    into.setdefault("variants", {})[name] = variant | {"limits": limits, "run": data["measured"]}
+    return whole
+
+
+def measured(found: Data) -> bool:
+    return any(found.get(key) for key in ("rows", "decode", "turns"))
+
+
+def limits(data: Data, found: Data) -> Data:
+    return found.get("limits") or data["parts"].get("ceilings", {})
+
+
+def ceiling(limits: Data, variant: str) -> float | None:
     """Operations per second of the matrix units a variant runs on: formats of weights alone multiply in bf16."""
     form = variant.partition("-")[0]
-    rate = matrix_rates(data).get(form if form in ("fp8", "int8") else "bf16")
+    rate = limits.get("operations_per_s", {}).get(form if form in ("fp8", "int8") else "bf16")
     return rate if isinstance(rate, float) else None
 
 
-def matrix_rates(data: Data) -> Data:
-    return data["parts"].get("ceilings", {}).get("operations_per_s", {})
-
-
-def copy_rate(data: Data) -> float | None:
-    return data["parts"].get("ceilings", {}).get("copy_bytes_per_s")
+def copy_rate(limits: Data) -> float | None:
+    return limits.get("copy_bytes_per_s")
 
 
 def share(work: float, seconds: float, limit: float | None) -> float | None:
@@ -40,6 +58,7 @@ ENCODER_HEAD = (
     "of matrix limit",
     "sequences/J",
     "cosine",
+    "product error",
     "weights, GB",
 )
 DECODE_HEAD = (
@@ -52,6 +71,7 @@ DECODE_HEAD = (
     "tokens/J",
     "greedy agreement",
     "cosine",
+    "product error",
 )
 PROMPT_HEAD = (
     "variant",
@@ -79,9 +99,10 @@ def _encoder_cells(data: Data, name: str, found: Data) -> list[str]:
         str(best["batch"]),
         f"{found['rows'][0]['median_s'] * 1e3:.2f}",
         f"{best['flops'] / best['seconds'] / 1e12:,.0f}",
-        percent(share(best["flops"], best["seconds"], ceiling(data, name))),
+        percent(share(best["flops"], best["seconds"], ceiling(limits(data, found), name))),
         number(best["joules"] and best["batch"] / best["joules"], "{:.2f}"),
         number(found.get("cosine"), "{:.4f}"),
+        number(found.get("product_error"), "{:.4f}"),
         f"{found['weights_bytes'] / 1e9:.2f}",
     ]
 
@@ -100,10 +121,11 @@ def _decode_cells(data: Data, found: Data, row: Data) -> list[str]:
         f"{row['batch'] / row['seconds']:,.0f}",
         f"{row['seconds'] * 1e3:.2f}",
         f"{row['bytes'] / 1e9:.2f}",
-        percent(share(row["bytes"], row["seconds"], copy_rate(data))),
+        percent(share(row["bytes"], row["seconds"], copy_rate(limits(data, found)))),
         number(row["joules"] and row["batch"] / row["joules"], "{:.2f}"),
         number(found.get("agreement"), "{:.3f}"),
         number(found.get("cosine"), "{:.4f}"),
+        number(found.get("product_error"), "{:.4f}"),
     ]
 
 
@@ -116,7 +138,7 @@ def prompt_rows(data: Data, part: str) -> list[list[str]]:
             f"{row['seconds'] * 1e3:.2f}",
             f"{row['length'] / row['seconds']:,.0f}",
             f"{row['flops'] / row['seconds'] / 1e12:,.0f}",
-            percent(share(row["flops"], row["seconds"], ceiling(data, name))),
+            percent(share(row["flops"], row["seconds"], ceiling(limits(data, found), name))),
             number(found.get("peak_bytes", 0) / 1e9, "{:.1f}"),
         ]
         for name, found in variants(data, part)
@@ -140,22 +162,54 @@ def number(value: float | None, form: str) -> str:
     return form.format(value) if value else ""
 
 
-def table(data: Data) -> str:
-    """Everything, for a terminal."""
-    blocks = [f"copy {(copy_rate(data) or 0) / 1e12:.2f} TB/s; matrix products: {rates(data)}"]
+def batching_rows(data: Data) -> list[list[str]]:
+    return [
+        [str(row["sequences"]), f"{row['tokens_per_s']:,.0f}", f"{row['first_token_s'] * 1e3:,.0f}"]
+        for _, found in variants(data, "batching")
+        for row in found.get("rows", [])
+    ]
+
+
+BATCHING_HEAD = ("sequences at once", "tokens/s", "last first token, ms")
+
+
+def front_rows(data: Data) -> list[list[str]]:
+    """Both ways, and what the gateway costs."""
+    return [
+        [way, f"{rate:,.1f}", f"{found['p50_s'][way] * 1e3:,.1f}"]
+        for _, found in variants(data, "front")
+        for way, rate in found.get("requests_per_s", {}).items()
+    ]
+
+
+FRONT_HEAD = ("way", "requests/s", "median, ms")
+
+
+def tables(data: Data) -> Iterator[tuple[str, Sequence[str], list[list[str]]]]:
+    """Title, head and rows of everything that was measured."""
     for part in data["parts"]:
         if part.startswith("encoder"):
-            blocks.append(f"{part}\n{aligned(ENCODER_HEAD, encoder_rows(data, part))}")
+            yield part, ENCODER_HEAD, encoder_rows(data, part)
         elif part.startswith("decoder"):
-            blocks.append(f"{part}: decoding\n{aligned(DECODE_HEAD, decode_rows(data, part))}")
-            blocks.append(f"{part}: prompts\n{aligned(PROMPT_HEAD, prompt_rows(data, part))}")
-    return "\n\n".join(blocks)
+            yield f"{part}: decoding", DECODE_HEAD, decode_rows(data, part)
+            yield f"{part}: prompts", PROMPT_HEAD, prompt_rows(data, part)
+        elif part == "batching":
+            yield part, BATCHING_HEAD, batching_rows(data)
+        elif part == "front":
+            yield part, FRONT_HEAD, front_rows(data)
 
 
-def rates(data: Data) -> str:
+def table(data: Data) -> str:
+    """Everything, for a terminal."""
+    own = data["parts"].get("ceilings", {})
+    first = f"copy {(copy_rate(own) or 0) / 1e12:.2f} TB/s; matrix products: {rates(own)}"
+    return "\n\n".join([first, *(f"{title}\n{aligned(head, rows)}" for title, head, rows in tables(data))])
+
+
+def rates(limits: Data) -> str:
     return ", ".join(
         f"{form} {rate / 1e12:,.0f} T/s" if isinstance(rate, float) else f"{form}: {rate}"
-        for form, rate in matrix_rates(data).items()
+        for form, rate in limits.get("operations_per_s", {}).items()
     )
 
 
