@@ -22,7 +22,7 @@ from gateway.edge.reply import Reply
 from gateway.edge.upstream import Caller, Link, Pool, tell
 from gateway.edge.wheel import Alarm, TimerWheel
 from policies.records import DEADLINE_HEADER, EXECUTED_HEADER
-from workers.proto.messages import INFERENCE, Status
+from workers.proto.messages import INFERENCE, DecodeError, Status
 from workers.proto.refusals import DETAILS
 
 log = logging.getLogger(__name__)
@@ -267,9 +267,12 @@ def _key(name: bytes) -> str | None:
 
 
 def details(code: int, message: str, trailers: Any) -> bytes:
-    """An error's google.rpc.Status: as the worker says it, else made of code and message."""
-    given = next((value for name, value in trailers if name == DETAILS and isinstance(value, bytes)), None)
-    if given is not None:
-        return given
+    """An error as google.rpc.Status: the worker's, if that is one and of this code, else made of code and message."""
+    given = next((value for name, value in trailers if name == DETAILS and isinstance(value, bytes)), b"")
+    try:
+        if Status.FromString(given).code == code:
+            return given
+    except DecodeError:
+        pass
     made: bytes = Status(code=code, message=message).SerializeToString()
     return made

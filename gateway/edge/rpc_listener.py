@@ -40,6 +40,8 @@ EVERY_HOST: gate.Hosts = frozenset()
 JITTER = 0.02
 """Seconds by which a client may see its deadline before we do: its message came as late as its leaving does, give or
 take how the way there varies."""
+KEEP_ALIVE_MS = 30_000
+"""How long a client may be silent before it is asked whether it is still there."""
 HEADS = 256
 """Distinct metadata remembered: 8 MiB of the largest. Clients that number their requests in it gain nothing."""
 NO_HEAD = Head(b"POST", oip.RPC, "2", [])
@@ -56,6 +58,9 @@ def options(limits: Limits) -> tuple[tuple[str, int], ...]:
         ("grpc.absolute_max_metadata_size", limits.head_bytes),
         ("grpc.max_connection_idle_ms", int(limits.idle_s * 1e3)),
         ("grpc.max_concurrent_streams", limits.pipelined),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.keepalive_time_ms", KEEP_ALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEP_ALIVE_MS // 3),
     )
 
 

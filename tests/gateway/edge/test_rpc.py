@@ -20,6 +20,7 @@ from tests.gateway.edge.rpcs import until
 from workers.proto.messages import INFERENCE, Status
 from workers.proto.refusals import DETAILS
 
+TOLD = Status(code=3, message="told").SerializeToString()
 HEAD = b"POST /x HTTP/1.1\r\nHost: h\r\nx-request-id: r\r\nx-deadline-ms: 2000\r\nContent-Length: 3\r\n\r\n"
 
 
@@ -125,16 +126,23 @@ async def test_a_call_on_a_connected_channel(far: Far) -> None:
 
 async def test_an_error_is_its_http_status_and_its_details_are_the_body(far: Far) -> None:
     async def answer(raw: bytes, context: Any) -> bytes:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no", ((DETAILS, b"told"), ("x-a", "1")))
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no", ((DETAILS, TOLD), ("x-a", "1")))
         return b""
 
     far.answer = answer
     caller, link = await far.linked(await far.start())
     link.send(caller, HEAD, b"")
     await until(lambda: caller.told)
-    assert (caller.told, link.reply.status, link.reply.take()) == (["received"], 400, b"told")
+    assert (caller.told, link.reply.status, link.reply.take()) == (["received"], 400, TOLD)
     assert (b"x-a", b"1") in link.reply.fields
     assert Status.FromString(details(9, "why", ())) == Status(code=9, message="why")
+
+
+@pytest.mark.parametrize(
+    "said", [b"\xff\xff", b"", Status(code=0).SerializeToString(), Status(code=5).SerializeToString()]
+)
+def test_details_that_are_none_or_of_another_code_are_made_anew(said: bytes) -> None:
+    assert Status.FromString(details(3, "why", ((DETAILS, said),))) == Status(code=3, message="why")
 
 
 @pytest.mark.parametrize(

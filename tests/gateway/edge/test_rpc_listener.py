@@ -346,3 +346,26 @@ async def test_a_taken_port_is_an_oserror(pair: Front) -> None:
 )
 def test_a_peer_is_an_address(place: str, address: str) -> None:
     assert address_of(place) == address
+
+
+async def test_no_more_connections_than_the_limit() -> None:
+    async with fronted() as front:
+        limits = msgspec.structs.replace(front.edge.plane.limits, connections=1)
+        front.edge.plane.limits = limits
+        listener = RpcListener(front.edge.plane)
+        await listener.start("127.0.0.1", 0)
+        try:
+            first, second = (lone(listener.port) for _ in range(2))
+            async with first, second:
+                live = f"/{messages.INFERENCE}/ServerLive"
+                await first.unary_unary(live)(b"")
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await second.unary_unary(live)(b"", timeout=5)
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        finally:
+            await listener.close()
+
+
+def lone(port: int) -> grpc.aio.Channel:
+    """A channel with a connection of its own."""
+    return grpc.aio.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)])
