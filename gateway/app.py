@@ -23,6 +23,7 @@ from gateway.control.slot import Slot
 from gateway.decisions import DecisionLog
 from gateway.edge.listener import Listener, listen
 from gateway.edge.plane import Plane
+from gateway.edge.stay import release
 from gateway.edge.upstream import Pools
 from gateway.edge.wheel import TimerWheel
 from gateway.geo import Locator
@@ -167,6 +168,7 @@ class Gateway:
                 self.probes.follow(change.worker)
             elif isinstance(change, WorkerGone):
                 self.probes.forget(change.worker_id)
+            self._release(now)
         except Exception:  # one change must not cost the others
             self._fault("change")
 
@@ -178,8 +180,14 @@ class Gateway:
                 self.roster.probed(change.worker_id, isinstance(change, RoundTrip))
             else:
                 assert isinstance(change, LoadSeen)  # it renews no lease: only the registry says who is a member
+            self._release(now)
         except Exception:
             self._fault("measurement")
+
+    def _release(self, now: float) -> None:
+        """Something changed: requests that are held may go."""
+        if self.plane.router.waiting.lines:
+            release(self.plane, now)
 
     def _verify(self, worker_ids: list[str]) -> None:
         log.warning("most of a registry is gone; keeping its workers while they answer probes",
@@ -302,6 +310,7 @@ class Gateway:
             now = clock()
             self.telemetry.lagged(max(0.0, now - due))
             self.plane.router.tick(now)
+            self._release(now)
 
     async def _watch(self) -> None:
         while True:

@@ -90,6 +90,11 @@ class AuthConfig(Section, frozen=True):
     admins: tuple[AdminKey, ...] = ()
 
 
+class Tenant(Section, frozen=True):
+    weight: Annotated[float, Meta(gt=0, le=1000)] = 1.0
+    """Its share beside the others', while there is not enough for all."""
+
+
 class RegistryConfig(Section, frozen=True):
     keys: tuple[WorkerKey, ...] = ()
     """Who may register workers. Without any, unsigned records pass, which `check` allows on loopback only."""
@@ -168,6 +173,8 @@ class GatewayConfig(Section, frozen=True):
     registries: dict[Id, str] = field(default_factory=dict)
     """Region -> URL of its own registry."""
     auth: AuthConfig = AuthConfig()
+    tenants: dict[Glob, Tenant] = field(default_factory=dict)
+    """By the name that client keys give; those not named have the defaults."""
     registry: RegistryConfig = RegistryConfig()
     routes: tuple[RouteConfig, ...] = (RouteConfig(),)
     """The first that matches a request's model is its route."""
@@ -236,11 +243,13 @@ def notes(config: GatewayConfig) -> list[str]:
         if config.geoip is None and route.regions.by_country and route.regions.residency == "strict"
         and UNKNOWN not in route.regions.by_country
     ]  # fmt: skip
-    return found + [
-        f"$.routes[{index}].when_infeasible: `hold` acts as best_effort: there is no queue in the gateway"
+    found += [
+        f"$.routes[{index}].when_infeasible: nothing after `reject` is ever done: move it to the end"
         for index, route in enumerate(config.routes)
-        if Infeasible.HOLD in route.when_infeasible
+        if Infeasible.REJECT in route.when_infeasible[:-1]
     ]
+    tenants = {key.tenant or key.id for key in config.auth.clients}
+    return found + [f"$.tenants.{name}: no client key is of this tenant" for name in config.tenants.keys() - tenants]
 
 
 def loopback(host: str) -> bool:

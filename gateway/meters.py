@@ -53,6 +53,8 @@ def _flag(value: Callable[[], float]) -> Read:
 
 def _process(plane: Plane, generation: Callable[[], Generation]) -> Iterator[Reading]:
     yield Reading("in_flight", "Attempts sent and not settled.", (), _flag(lambda: plane.router.open))
+    waiting = _flag(lambda: len(plane.router.waiting))
+    yield Reading("requests_held", "Requests held now for want of room.", (), waiting)
     yield Reading("draining", "Whether this gateway is shutting down.", (), _flag(lambda: plane.draining))
     yield Reading("traces", "Decisions that can be explained by request id.", (), _flag(lambda: len(plane.ring)))
     failures, unknown = _flag(lambda: plane.locator.failures), _flag(lambda: plane.locator.unknown)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RELOADABLE = frozenset(
-    {"routes", "policies", "auth", "registry", "geoip", "regions", "limits", "decision_headers", "hosts"}
+    {"routes", "policies", "auth", "tenants", "registry", "geoip", "regions", "limits", "decision_headers", "hosts"}
     | {"deadline_from", "trusted_peers"}
 )
 

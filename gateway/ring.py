@@ -49,6 +49,8 @@ class Trace(msgspec.Struct, gc=False):
     """When its last byte was written, on the monotonic clock."""
     wall: float = 0.0
     """Unix time when the ring took it; the only wall-clock figure."""
+    held: float = 0.0
+    """Seconds it was held here for want of room."""
 
 
 Sink = Callable[[Trace], None]
@@ -112,6 +114,7 @@ def encode(trace: Trace) -> dict[str, Any]:
             "first_token_deadline_ms": _ms(request.first_token_deadline - request.arrived),
             "probability": request.probability,
             "took_ms": _ms(took),
+            "held_ms": _ms(trace.held),
             "in_deadline": trace.shed is None and bool(last) and kept(last[0].dispatch, last[0].outcome),
         }
     if trace.shed is not None:

@@ -86,6 +86,9 @@ class RouteConfig(Section, frozen=True):
     )
     patience_s: PositiveS = 60.0
     """Longest predicted wait that a request without any deadline is sent behind."""
+    max_wait_s: Annotated[float, Meta(ge=0, le=86_400)] | None = None
+    """Longest a request may be held (`hold`), from its first byte; without it, while its deadline can still be met. Of
+    this and the client's `x-max-wait-ms` the shorter counts."""
     pure: bool = True
     """Whether an attempt that may have been executed may be repeated elsewhere."""
     output_tokens: Annotated[float, Meta(ge=0, le=1e6)] = 200.0

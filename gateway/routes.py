@@ -52,6 +52,10 @@ class _Route:
         self.terms = Terms(config.cost.energy_usd_per_kwh, config.cost.carbon_usd_per_kg)
 
 
+def _or_infinite(seconds: float | None) -> float:
+    return INFINITE if seconds is None else seconds
+
+
 def _seconds(milliseconds: float | None) -> float:
     return INFINITE if milliseconds is None else milliseconds / 1e3
 
@@ -124,6 +128,7 @@ class Routes:
                 inline = f"routes-{index}"
                 self._named[inline], policy = policy, inline
             self._routes.append(_Route(route, policy))
+        self._weights = {name: tenant.weight for name, tenant in config.tenants.items()}
         self._from_client = config.deadline_from == "client"
         self._carbon = config.carbon_g_per_kwh
         self._lengths = Lengths()
@@ -140,7 +145,7 @@ class Routes:
 
     def policies(self) -> dict[str, Policy]:
         """Every policy that can be named, built: the presets, those of the configuration, those inside routes."""
-        return {name: policy.build() for name, policy in self._named.items()}
+        return {name: policy.build(self._weights) for name, policy in self._named.items()}
 
     def shadowed(self, fleet: Fleet, rng: random.Random) -> bool:
         """Make the routes' shadows; whether there are any."""
@@ -218,7 +223,7 @@ class Routes:
             token_interval=_asked_or(asked.tpot, route.tpot, flex),
             probability=asked.probability or config.deadline.probability,
             patience=config.patience_s,
-            max_wait=INFINITE if asked.max_wait is None else asked.max_wait,
+            max_wait=min(_or_infinite(asked.max_wait), _or_infinite(config.max_wait_s)),
             quality=max(config.quality.want, floor),
             min_quality=floor,
             max_cost=INFINITE if asked.max_cost is None else asked.max_cost,

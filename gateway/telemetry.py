@@ -71,6 +71,8 @@ COUNTERS: dict[str, Counter] = {
               ("accepted", "refused", "closed", "header_timeout", "body_timeout", "idle_timeout", "write_stall")),
     **_family("upstream", "upstream_connections", "Connections to workers.", "event",
               ("opened", "reused", "closed", "failed")),
+    **_family("held", "held", "Requests held for want of room, by how that ended; left: the client did.", "ending",
+              ("sent", "refused", "left")),
     "edge.cancelled": Counter("cancelled", "Requests whose client left before the answer was complete."),
     "edge.faults": Counter("edge_faults", "Exchanges ended by a fault of our own."),
     "edge.illegal": Counter("edge_illegal_transitions", "Events an exchange got in a state that does not allow them."),
@@ -168,6 +170,7 @@ class Telemetry(Collector):
         self._actual = Parts()
         self._latency = Histogram()
         self._lag = Histogram()
+        self._held = Histogram()
         self._readings: list[Reading] = []
         self._page = CollectorRegistry(auto_describe=False)
         self._page.register(self)
@@ -217,6 +220,11 @@ class Telemetry(Collector):
     def count(self, name: str, by: int = 1) -> None:
         """Add to a counter of `COUNTERS`; any other name is a KeyError."""
         self._counts[name] += by
+
+    def held(self, how: str, seconds: float) -> None:
+        """A request is held no longer; `how` it ended is one of `COUNTERS`' `held`."""
+        self._counts[f"held.{how}"] += 1
+        self._held.add(seconds)
 
     def lagged(self, seconds: float) -> None:
         """The event loop called a timer this much too late."""
@@ -275,6 +283,7 @@ class Telemetry(Collector):
                 family.add_metric([label], list(histogram.cumulated()), histogram.sum)
             yield family
         yield _plain("isochrone_request_seconds", "From first request byte to last answer byte.", self._latency)
+        yield _plain("isochrone_held_seconds", "How long requests were held for want of room.", self._held)
         yield _plain("isochrone_loop_lag_seconds", "How late the event loop ran a timer.", self._lag)
         for reading in self._readings:
             kind = CounterMetricFamily if reading.rises else GaugeMetricFamily

@@ -78,7 +78,7 @@ def infeasible(candidates: Candidates, now: float) -> Shed:
     for param, late in (("x-deadline-ms", whole), ("x-slo-ttft-ms", first)):
         missing = float(late.min())
         if missing > 0:
-            drained = candidates.drained(now)
+            drained = candidates.drained(candidates.request.arrived)  # who comes back has all of its time again
             back = None if math.isinf(drained) else retry_after(drained)
             return Shed(Reason.DEADLINE_INFEASIBLE, f"{math.ceil(missing * 1e3)} ms more would do.", param, back)
     missing = float(pace.min())

@@ -18,6 +18,7 @@ from gateway.edge.flow import Outlet
 from gateway.edge.hedge import Hedge
 from gateway.edge.plane import Plane
 from gateway.edge.state import DECIDE, DONE, STREAM, TRANSITIONS, State
+from gateway.edge.stay import Stay, release
 from gateway.edge.upstream import Caller
 from gateway.edge.wheel import Alarm
 from gateway.ring import Trace, Tried
@@ -47,8 +48,8 @@ class Watch(Alarm):
 class Ending(Caller):
     """What every exchange has and owes. `cancel` and `broke` may come at any time, after the end too."""
 
-    __slots__ = ("_answered", "_attempt", "_ended", "_hedge", "_plane", "_shed", "_tried", "_watch", "answer", "call",
-                 "state")  # fmt: skip
+    __slots__ = ("_answered", "_attempt", "_ended", "_hedge", "_plane", "_shed", "_stay", "_tried", "_watch", "answer",
+                 "call", "state")  # fmt: skip
 
     def __init__(
         self, plane: Plane, outlet: Outlet, watch: Watch, call: Call, answered: Callable[[Ending, float], None]
@@ -66,6 +67,8 @@ class Ending(Caller):
         """The last of them, hedges aside."""
         self._hedge: Hedge | None = None
         """What runs beside it until one of the two answers."""
+        self._stay: Stay | None = None
+        """Among those held, if it ever was."""
         self._ended: list[Tried] = []
         """Attempts that have been settled."""
         self._shed: Shed | None = None
@@ -149,9 +152,15 @@ class Ending(Caller):
         plane.wheel.set(self._watch, INFINITE)
         now = plane.clock()
         plane.telemetry.finished(status, now - call.arrived)
+        held = 0.0
+        if self._stay is not None:
+            self._stay.end("left", now)
+            held = self._stay.seconds
         if call.request is not None or self._shed is not None:  # what a GET was told is no decision
-            plane.ring.add(Trace(call.id, call.request, self._ended, self._shed, status, now))
+            plane.ring.add(Trace(call.id, call.request, self._ended, self._shed, status, now, held=held))
         self._answered(self, now)
+        if plane.router.waiting.lines:
+            release(plane, now)
 
     # Whatever happens.
 

@@ -14,11 +14,13 @@ from gateway.edge.attempt import STALL, Attempt, limit
 from gateway.edge.ending import Ending
 from gateway.edge.hedge import Hedge, answers
 from gateway.edge.state import BUFFER, CONNECT, DECIDE, HELD, SENT, STREAM
+from gateway.edge.stay import Stay
 from gateway.edge.upstream import Link, Pool
 from policies.reason import Reason
 from policies.records import Timings, Worker
 from policies.request import INFINITE, Dispatch, Hold, Request, Shed
 from policies.retry import repeatable
+from policies.router import Router
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +64,26 @@ class Exchange(Ending):
             self._forward(decision, now)
         elif isinstance(decision, Hold):
             self._go(HELD)
-            self._plane.wheel.set(self._watch, min(decision.until, request.deadline))
+            self._stay = Stay(self, self._plane, request, router, now)
+            self._plane.wheel.set(self._watch, decision.until)
         else:
+            self._refuse(decision)
+
+    def again(self, stay: Stay, now: float) -> None:
+        """Held so far: there may be room, or it has been held as long as it may."""
+        if now >= stay.request.deadline:
+            self._fail(Reason.DEADLINE_EXCEEDED)
+            return
+        decision = stay.router.route(stay.request, now)
+        if isinstance(decision, Hold):
+            self._plane.wheel.set(self._watch, decision.until)
+            return
+        self._go(DECIDE)
+        if isinstance(decision, Dispatch):
+            stay.end("sent", now)
+            self._forward(decision, now, stay.router)
+        else:
+            stay.end("refused", now)
             self._refuse(decision)
 
     def _inform(self) -> None:
@@ -77,14 +97,15 @@ class Exchange(Ending):
 
     # Forward.
 
-    def _forward(self, dispatch: Dispatch, now: float) -> None:
+    def _forward(self, dispatch: Dispatch, now: float, router: Router | None = None) -> None:
+        """`router` is who decided, if not the one in force."""
         plane, worker = self._plane, dispatch.node.worker
         if self._tried:
             self._go(DECIDE)
         self._tried.append(worker.id)
         plane.telemetry.dispatched(dispatch)
         pool = self._pool(worker)
-        self._attempt = attempt = Attempt(plane.router, dispatch, pool, limit(dispatch), dispatch.hedge_at)
+        self._attempt = attempt = Attempt(router or plane.router, dispatch, pool, limit(dispatch), dispatch.hedge_at)
         link = pool.take()
         if link is None:
             self._connect(attempt, now)
@@ -223,7 +244,9 @@ class Exchange(Ending):
         if call.nearest:
             head += wire.NEAREST + call.nearest
         if shown == "always" or (call.asked.explain and shown != "never"):
-            head += relay.decision(attempt.dispatch, attempt.outcome, cost, attempt.dispatch.at - call.arrived)
+            held = 0.0 if self._stay is None else self._stay.seconds
+            routed = attempt.dispatch.at - call.arrived - held
+            head += relay.decision(attempt.dispatch, attempt.outcome, cost, routed, held)
         return head
 
     # Attempts that fail.
@@ -259,9 +282,8 @@ class Exchange(Ending):
 
     def _rang(self, now: float) -> None:
         attempt = self._attempt
-        if self.state is HELD and now < self._request.deadline:
-            self._go(DECIDE)
-            self._route(self._request, now)
+        if self._stay is not None and self.state is HELD:
+            self.again(self._stay, now)
         elif attempt is None or now >= attempt.limit:
             self._fail(Reason.DEADLINE_EXCEEDED)
         elif now >= attempt.hedge_at:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gateway.auth import Keys
     from gateway.config import Limits
     from gateway.edge.rpc import RpcPools
+    from gateway.edge.stay import Stay
     from gateway.edge.upstream import Pools
     from gateway.edge.wheel import TimerWheel
     from gateway.geo import Locator
@@ -48,11 +49,13 @@ class Plane:
         "limits",
         "locator",
         "measure_clients",
+        "releasing",
         "ring",
         "rng",
         "router",
         "routes",
         "rpc",
+        "stays",
         "steering",
         "strict",
         "telemetry",
@@ -108,6 +111,10 @@ class Plane:
         self.strict = strict
         """Whether an illegal transition raises (tests) or is only counted."""
         self.draining = False
+        self.stays: dict[int, Stay] = {}
+        """Of the requests held, by their identity."""
+        self.releasing = False
+        """Whether those held are being routed again."""
 
     def illegal(self, what: str) -> None:
         """An exchange reached a state it may not: raise in tests, count in production."""

@@ -188,10 +188,11 @@ def _after(data: bytes, ending: bytes) -> int:
     return at + len(ending) if at >= 0 else 0
 
 
-def decision(dispatch: Dispatch, outcome: Outcome | None, cost: float, routed: float) -> bytes:
+def decision(dispatch: Dispatch, outcome: Outcome | None, cost: float, routed: float, held: float = 0.0) -> bytes:
     """The decision's fields for a client that asked: where it went and why, predicted and, where known, real.
 
-    `routed` is the gateway's own time. Without an outcome (a stream begins before it ends) the parts are predicted.
+    `routed` is the gateway's own time, `held` how long it waited here for room. Without an outcome (a stream begins
+    before it ends) the parts are predicted.
     """
     node, eta = dispatch.node, dispatch.eta
     worker = node.worker
@@ -199,7 +200,9 @@ def decision(dispatch: Dispatch, outcome: Outcome | None, cost: float, routed: f
     if outcome is not None and outcome.prefill is not None and outcome.total is not None:
         queue, prefill, decode = outcome.queue or 0.0, outcome.prefill, outcome.decode or 0.0
         net = max(0.0, outcome.total - queue - prefill - decode)
-    parts = (("route", routed), ("net", net), ("queue", queue), ("prefill", prefill), ("decode", decode))
+    parts = [("route", routed), ("net", net), ("queue", queue), ("prefill", prefill), ("decode", decode)]
+    if held:
+        parts.insert(0, ("hold", held))
     timing = ", ".join(f"{name};dur={seconds * 1e3:.2f}" for name, seconds in parts)
     return b"".join(
         (

@@ -142,10 +142,10 @@ def test_check(tmp_path: Path) -> None:
     file.write_text("id: a\nregion: eu-west\n")
     done = run("check", str(file))
     assert (done.exit_code, done.output) == (0, f"{file}: good (1 route, region eu-west)\n")
-    file.write_text("id: a\nregion: eu-west\nroutes:\n- {when_infeasible: [hold]}\n")
+    file.write_text("id: a\nregion: eu-west\nroutes:\n- {when_infeasible: [reject, hold]}\n")
     done = run("check", str(file))
     assert done.exit_code == 0
-    assert "note: $.routes[0].when_infeasible: `hold` acts as best_effort" in done.output
+    assert "note: $.routes[0].when_infeasible: nothing after `reject` is ever done" in done.output
     file.write_text("id: a\nzone: eu-west\n")
     done = run("check", str(file))
     assert done.exit_code == 1

@@ -4,11 +4,14 @@ from pathlib import Path
 import pytest
 
 from gateway.config import (
+    AuthConfig,
+    ClientKey,
     ConfigError,
     Control,
     GatewayConfig,
     GeoConfig,
     Listen,
+    Tenant,
     check,
     load,
     loopback,
@@ -30,6 +33,7 @@ auth:
   pepper: salt
   clients: [{{id: alice, hash: "{KEY}", tenant: acme, models: ["chat-*"], priorities: [default], regions: ["eu-*"]}}]
   admins: [{{id: root, hash: "{KEY}"}}]
+tenants: {{acme: {{weight: 3}}}}
 registry:
   keys: [{{id: k1, public_key: "{"A" * 43}=", regions: ["eu-*"]}}]
 policies:
@@ -45,6 +49,7 @@ routes:
     regions: {{allow: ["eu-*"], residency: strict, by_country: {{DE: ["eu-*"], NO: ["eu-north*"], default: ["*"]}}}}
     when_infeasible: [degrade, reject]
     patience_s: 5
+    max_wait_s: 2
     pure: false
     output_tokens: 32
   - policy: {{balancer: {{kind: nearest}}}}
@@ -207,11 +212,19 @@ def test_loopback(host, local):
     assert loopback(host) == local
 
 
-def test_hold_is_allowed_and_noted():
-    routes = (RouteConfig(match=Match(model="a")), RouteConfig(when_infeasible=(Infeasible.HOLD, Infeasible.REJECT)))
-    (note,) = notes(GatewayConfig(routes=routes))
-    assert note.startswith("$.routes[1].when_infeasible: `hold` acts as best_effort")
+def test_what_comes_after_a_refusal_is_noted():
+    fine = RouteConfig(match=Match(model="a"), when_infeasible=(Infeasible.HOLD, Infeasible.REJECT))
+    odd = RouteConfig(when_infeasible=(Infeasible.REJECT, Infeasible.HOLD))
+    assert notes(GatewayConfig(routes=(fine, odd))) == [
+        "$.routes[1].when_infeasible: nothing after `reject` is ever done: move it to the end"
+    ]
     assert notes(GatewayConfig()) == []
+
+
+def test_a_share_for_nobody_is_noted():
+    keys = AuthConfig(clients=(ClientKey(id="a", hash="0" * 64, tenant="acme"), ClientKey(id="b", hash="0" * 64)))
+    shares = {name: Tenant(weight=2.0) for name in ("acme", "b", "acne")}
+    assert notes(GatewayConfig(auth=keys, tenants=shares)) == ["$.tenants.acne: no client key is of this tenant"]
 
 
 def test_strict_residency_with_nobody_to_tell_countries_is_noted():

@@ -161,6 +161,17 @@ def test_what_if_none_can(asked, expected):
     assert request(table, asked=Asked(when_infeasible=asked)).when_infeasible == expected
 
 
+@pytest.mark.parametrize(("asked", "route", "most"), [(None, None, INFINITE), (0.5, 2.0, 0.5), (3.0, 2.0, 2.0)])
+def test_the_shorter_wait_counts(asked, route, most):
+    assert request(routes({"max_wait_s": route}), asked=Asked(max_wait=asked)).max_wait == most
+
+
+def test_policies_know_the_tenants_shares():
+    table = routes(tenants={"acme": {"weight": 3.0}})
+    for policy in table.policies().values():
+        assert (policy.shares.weight("acme"), policy.shares.weight("other")) == (3.0, 1.0)
+
+
 # Quality, money, importance.
 
 

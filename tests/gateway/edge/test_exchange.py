@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from policies.reason import Reason
-from policies.request import Hold, WorkerSeen
+from policies.request import WorkerSeen
 from tests.fleets import endpoint, worker
 from tests.playbook import (
     ANSWER,
@@ -181,13 +181,6 @@ def test_gets_are_answered_from_the_registry(edge: Edge, path: bytes, part: byte
         >> client(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path)
         << client_sees(b"HTTP/1.1 200 OK", b"application/json", b"\r\n\r\n", part)
     )
-
-
-def test_a_hold_is_routed_again_when_its_time_comes(edge: Edge) -> None:
-    route = edge.router.route
-    decisions = [Hold(edge.clock() + 1.0)]
-    edge.router.route = lambda *args: decisions.pop() if decisions else route(*args)  # type: ignore[method-assign,assignment]
-    assert Playbook(edge) >> client(post(CHAT)) << client_sees_nothing() >> seconds(1.1) << upstream("a", b"POST ")
 
 
 def test_a_foreign_engine_gets_its_own_name_for_the_model() -> None:
