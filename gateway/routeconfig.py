@@ -89,6 +89,9 @@ class RouteConfig(Section, frozen=True):
     max_wait_s: Annotated[float, Meta(ge=0, le=86_400)] | None = None
     """Longest a request may be held (`hold`), from its first byte; without it, while its deadline can still be met. Of
     this and the client's `x-max-wait-ms` the shorter counts."""
+    affinity: Literal["declared", "prefix"] = "declared"
+    """Which requests belong on one node, price and deadline permitting: those with the same `x-session-id`,
+    `prompt_cache_key` or `user`; with `prefix` also those without any whose prompts begin alike."""
     pure: bool = True
     """Whether an attempt that may have been executed may be repeated elsewhere."""
     output_tokens: Annotated[float, Meta(ge=0, le=1e6)] = 200.0

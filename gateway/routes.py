@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from gateway import config as configuration
 from gateway.auth import Client
-from gateway.body import Body, Kind
+from gateway.body import Body, Kind, beginning
 from gateway.config import GatewayConfig
 from gateway.openai.headers import Asked
 from gateway.routeconfig import DEFAULT, UNKNOWN, Regions, RouteConfig
@@ -63,17 +63,36 @@ def _seconds(milliseconds: float | None) -> float:
 class Plan:
     """What requests with the same head, client, country and model have in common; a body makes one of them."""
 
-    __slots__ = ("_country", "_from_client", "_length", "_likeness", "_model", "_routes", "_tier", "_unlike")
+    __slots__ = (
+        "_by_prefix",
+        "_country",
+        "_from_client",
+        "_length",
+        "_likeness",
+        "_model",
+        "_routes",
+        "_tier",
+        "_unlike",
+    )
 
     def __init__(
-        self, routes: Routes, likeness: Request, country: str | None, length: Length, from_client: bool, body: Body
+        self,
+        routes: Routes,
+        likeness: Request,
+        country: str | None,
+        length: Length,
+        from_client: bool,
+        by_prefix: bool,
+        body: Body,
     ) -> None:
-        """`likeness` is a request that came at time 0; `length` is expected of an answer where nobody says."""
+        """`likeness` is a request that came at time 0; `length` is expected of an answer where nobody says. With
+        `by_prefix`, prompts that begin alike belong together."""
         self._routes = routes
         self._likeness = likeness
         self._country = country
         self._length = length
         self._from_client = from_client
+        self._by_prefix = by_prefix
         self._model = body.model
         self._tier = body.service_tier
         self._unlike = body.provider is not None or bool(body.variants)
@@ -91,11 +110,14 @@ class Plan:
             and not body.variants
         )
 
-    def request(self, body: Body, request_id: str, arrived: float, client_rtt: float) -> Request:
-        """Fill in what differs from request to request."""
+    def request(self, body: Body, request_id: str, arrived: float, client_rtt: float, raw: bytes = b"") -> Request:
+        """Fill in what differs from request to request. `raw` is the body as it was sent."""
         likeness = self._likeness
         start = arrived - client_rtt if self._from_client else arrived
         tokens, deviation = _output(self._length, body) if body.kind.generates else (0.0, 0.0)
+        affinity = likeness.affinity or body.affinity
+        if self._by_prefix and not affinity and body.kind.generates:
+            affinity = beginning(raw)
         return replace(
             likeness,
             id=request_id,
@@ -108,7 +130,7 @@ class Plan:
             items=body.items,
             reply_bytes=_reply_bytes(body, tokens),
             stream=body.stream,
-            affinity=likeness.affinity or body.affinity,
+            affinity=affinity,
         )
 
     def answered(self, body: Body, tokens: int) -> None:
@@ -153,7 +175,9 @@ class Routes:
             name = route.config.shadow
             if name is not None:
                 chance = random.Random(rng.random())  # noqa: S311 (its own: it moves nothing of the router's)
-                route.shadow = Shadow(name, self._named[name].build(), fleet, route.config.shadow_share, chance)
+                route.shadow = Shadow(
+                    name, self._named[name].build(self._weights), fleet, route.config.shadow_share, chance
+                )
         return any(route.shadow is not None for route in self._routes)
 
     def shadow(self, model: str) -> Shadow | None:
@@ -194,10 +218,11 @@ class Routes:
         client: Client,
         country: str | None,
         client_rtt: float = 0.0,
+        raw: bytes = b"",
     ) -> Request | Shed:
         """Merge everything known about one request. `arrived` is on the router's clock, `client_rtt` in seconds."""
         plan = self.plan(asked, body, client, country)
-        return plan if isinstance(plan, Shed) else plan.request(body, request_id, arrived, client_rtt)
+        return plan if isinstance(plan, Shed) else plan.request(body, request_id, arrived, client_rtt, raw)
 
     def plan(self, asked: Asked, body: Body, client: Client, country: str | None) -> Plan | Shed:
         """What holds for every request with these headers, from this client, for this model."""
@@ -238,7 +263,8 @@ class Routes:
             affinity=asked.affinity,
         )
         length = self._lengths.of(likeness.tenant, body.model, config.output_tokens)
-        return Plan(self, likeness, country, length, self._from_client, body)
+        by_prefix = config.affinity == "prefix"
+        return Plan(self, likeness, country, length, self._from_client, by_prefix, body)
 
     def _find(self, model: str) -> _Route | None:
         try:

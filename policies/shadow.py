@@ -126,7 +126,7 @@ class Shadowed(Router):
         self, request: Request, now: float, avoid: Collection[str] = (), beside: Dispatch | None = None
     ) -> Dispatch | Hold | Shed:
         shadow = None if avoid else self._shadow(request.model)
-        if shadow is None or shadow.draw() >= shadow.share or self.fleet.columns(request.model) is None:
+        if shadow is None or shadow.draw() >= shadow.share or self.waiting.holds(request):
             return super().route(request, now, avoid, beside)
         other = shadow.pick(request, now)  # before this one's own reservation
         decision = super().route(request, now)

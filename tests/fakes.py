@@ -123,7 +123,7 @@ class FakePlan:
     def suits(self, routes: Any, body: Body, country: str | None) -> bool:
         return False
 
-    def request(self, body: Body, request_id: str, arrived: float, client_rtt: float) -> Request:
+    def request(self, body: Body, request_id: str, arrived: float, client_rtt: float, raw: bytes = b"") -> Request:
         fields: dict[str, Any] = {"stream": body.stream} | self._defaults
         if self._asked.deadline is not None:
             fields["deadline"] = arrived + self._asked.deadline - client_rtt

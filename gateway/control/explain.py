@@ -98,5 +98,6 @@ def explain(plane: Plane, asking: Asking, address: str) -> Explanation | Shed:
         request_id=asked.request_id or "explain",
         client=CLIENT,
         country=plane.locator.locate(address, claimed(asking.fields)).country,
+        raw=asking.raw,
     )
     return request if isinstance(request, Shed) else explain_decision(plane.router, request, now)

@@ -93,7 +93,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
                 return made
             head.plan = plan = made
         self.plan = plan
-        self.request = request = plan.request(body, self.id, self.arrived, self.rtt)
+        self.request = request = plan.request(body, self.id, self.arrived, self.rtt, self.raw)
         return request
 
     def answered(self, tokens: int | None) -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.body import MAX_DEPTH, Kind, too_deep
+from gateway.body import MAX_DEPTH, Kind, beginning, too_deep
 
 
 def nested(depth: int, opener: str = "[", closer: str = "]") -> bytes:
@@ -51,3 +51,17 @@ def test_it_agrees_with_a_walk_over_the_parsed_document(document, extra):
 @pytest.mark.parametrize("kind", Kind)
 def test_only_text_answers_generate(kind):
     assert kind.generates == (kind.label in {"chat", "completion", "response"})
+
+
+def test_prompts_that_begin_alike_share_a_key():
+    system = {"role": "system", "content": "You are terse. " * 100}
+
+    def key(*messages, **fields):
+        return beginning(orjson.dumps({"model": "m", **fields, "messages": list(messages)}))
+
+    one, other = {"role": "user", "content": "Why?"}, {"role": "user", "content": "How?"}
+    assert key(system, one) == key(system, other) == key(system, one, temperature=0.5) != ""
+    assert key(system | {"content": "You are verbose. " * 100}, one) != key(system, one)
+    assert key(one) == "", "nothing worth keeping warm"
+    assert beginning(orjson.dumps({"model": "m", "prompt": "word " * 300})).startswith("prefix-")
+    assert beginning(b'{"model": "m"}') == ""

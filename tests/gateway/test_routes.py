@@ -297,6 +297,30 @@ def test_the_country_binds_whatever_the_client_asks_for():
     assert request(table, body=preferred, country="DE").selection.regions == (("eu-*",),)
 
 
+@pytest.mark.parametrize(
+    ("affinity", "asked", "changes", "expected"),
+    [
+        ("prefix", NOTHING, {}, True),
+        ("declared", NOTHING, {}, False),
+        ("prefix", Asked(affinity="s"), {}, "s"),
+        ("prefix", NOTHING, {"affinity": "k"}, "k"),
+        ("prefix", NOTHING, {"kind": Kind.EMBEDDING}, False),
+    ],
+)
+def test_prompts_that_begin_alike_belong_together_where_the_route_says_so(affinity, asked, changes, expected):
+    table = routes({"affinity": affinity})
+    raw = b'{"model": "chat-1", "messages": [{"role": "system", "content": "%b"' % (b"word " * 300)
+    keys = {
+        table.request(
+            asked=asked, body=body(**changes), arrived=0.0, request_id="r", client=LOCAL, country=None, raw=raw + end
+        ).affinity
+        for end in (b"one", b"two")
+    }
+    assert len(keys) == 1
+    key = keys.pop()
+    assert key == expected if isinstance(expected, str) else bool(key) is expected
+
+
 # What is weighed beside the price.
 
 
