@@ -21,10 +21,11 @@ from msgspec import Meta, field
 from gateway import configfile
 from gateway.configfile import ConfigError as ConfigError  # what `load` and `check` raise
 from gateway.routeconfig import UNKNOWN, Glob, Pattern, PositiveS, RouteConfig, Section
+from policies.addresses import allowed_address
 from policies.config import PolicyConfig
 from policies.estimate import CLASSES
 from policies.health import HealthConfig
-from policies.records import Id, allowed_address
+from policies.records import Id
 from policies.request import Infeasible
 
 Port = Annotated[int, Meta(ge=0, le=65535)]

@@ -11,13 +11,14 @@ from __future__ import annotations
 import base64
 import binascii
 import fnmatch
-import ipaddress
 import re
 from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
+
+from policies.addresses import reaches
 
 SCHEMA = 1
 LEASE_SECONDS = 3.0
@@ -190,7 +191,7 @@ class Scope(msgspec.Struct, frozen=True):
     regions: tuple[str, ...] = ("*",)
     models: tuple[str, ...] = ("*",)
     addresses: tuple[str, ...] = ()
-    """Where its workers may listen, as `allowed_address` reads it: CIDR ranges, each perhaps with a port. Host names
+    """Where its workers may listen, as `addresses.py` reads it: CIDR ranges, each perhaps with a port. Host names
     need an empty list, which allows any address but link-local ones."""
 
     def covers(self, worker: Worker) -> bool:
@@ -198,67 +199,13 @@ class Scope(msgspec.Struct, frozen=True):
             _matches(worker.id, self.workers)
             and _matches(worker.region, self.regions)
             and all(_matches(e.model, self.models) for e in worker.endpoints)
-            and self._reaches(worker.address)
-            and (worker.grpc_address is None or self._reaches(worker.grpc_address))
+            and reaches(worker.address, self.addresses)
+            and (worker.grpc_address is None or reaches(worker.grpc_address, self.addresses))
         )
-
-    def _reaches(self, address: str) -> bool:
-        """Prompts and probes go where a record says, so that an address is a permission like a region."""
-        host, _, port = address.rpartition(":")
-        ip = _literal(host)
-        if any(_inside(ip, int(port), *allowed_address(rule)) for rule in self.addresses):
-            return True
-        if self.addresses or (ip is None and _NUMERIC.fullmatch(host.rstrip(".").rpartition(".")[2])):
-            return False  # a name that ends in a number is read as an address by resolvers: 0xa9fea9fe, 127.1
-        return ip is None or not any(ip in network for network in LINK_LOCAL)
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(name, p) for p in patterns)
-
-
-Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-LINK_LOCAL = tuple(map(ipaddress.ip_network, ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")))
-"""Where clouds answer with a machine's own credentials (the last is AWS's over IPv6). Nobody serves models there."""
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_PORT = re.compile(r"[1-9][0-9]{0,4}")
-_NUMERIC = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
-
-
-def allowed_address(rule: str) -> tuple[Network, int | None]:
-    """Read `10.0.0.0/8`, `10.1.2.3:9000`, `10.1.2.0/24:9000`, `fd00::/8` or `[fd00::/8]:9000`. Raises ValueError."""
-    if rule.startswith("["):
-        network, bracket, rest = rule[1:].partition("]")
-        if not bracket or not rest.startswith(":"):
-            raise ValueError(f"{rule!r} has no port after its bracket")
-        port = rest[1:]
-    elif rule.count(":") == 1:
-        network, _, port = rule.partition(":")
-    else:
-        return ipaddress.ip_network(rule), None
-    if not _PORT.fullmatch(port) or int(port) > 65535:
-        raise ValueError(f"{port!r} is not a port")
-    return ipaddress.ip_network(network), int(port)
-
-
-def _inside(ip: Ip | None, port: int, network: Network, only: int | None) -> bool:
-    return ip is not None and ip in network and only in (None, port)
-
-
-def _literal(host: str) -> Ip | None:
-    """The address a host is, with IPv4 taken out of its IPv6 forms; None for a name."""
-    try:
-        ip = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return None
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is not None:
-            return ip.ipv4_mapped
-        if ip in _NAT64:
-            return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    return ip
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -11,7 +11,6 @@ import msgspec
 from gateway.edge import wire
 from gateway.edge.flow import Outlet
 from gateway.edge.gate import Head
-from gateway.edge.surface import OIP
 from gateway.openai import errors
 from policies.reason import TABLE, Reason
 from policies.request import Shed
@@ -84,8 +83,8 @@ class Answer(msgspec.Struct, eq=False):
         """An error instead of an answer."""
         self.status = TABLE[shed.reason].http
         allow = "POST" if self.head.method == b"GET" else "GET, POST"
-        oip = self.head.path.startswith(OIP)
-        data = errors.answer(shed, self.id, attempts=attempts, close=not self.keep, allow=allow, oip=oip)
+        path, close = self.head.path, not self.keep
+        data = errors.answer(shed, self.id, path=path, attempts=attempts, close=close, allow=allow)
         if self.head.method == b"HEAD":
             data = data.partition(wire.HEAD_END)[0] + wire.HEAD_END  # RFC 9110 section 9.3.2
         self.outlet.write(data)

@@ -23,7 +23,6 @@ from gateway.edge.familiar import Familiar
 from gateway.edge.flow import Outlet
 from gateway.edge.gate import Fields, Head
 from gateway.edge.plane import Plane
-from gateway.edge.surface import OIP
 from gateway.edge.wheel import Alarm
 from gateway.openai import errors, headers
 from policies.reason import TABLE, Reason
@@ -371,8 +370,8 @@ class ClientConnection(asyncio.Protocol, Alarm):
         plane.telemetry.refused(shed.reason)
         status = TABLE[shed.reason].http
         plane.telemetry.finished(status, plane.clock() - self._arrived if self._arrived else 0.0)
-        oip = self._target.startswith(OIP)
-        self._outlet.write(errors.answer(shed, headers.make_id(plane.rng), close=True, allow="GET, POST", oip=oip))
+        request_id, path = headers.make_id(plane.rng), self._target
+        self._outlet.write(errors.answer(shed, request_id, path=path, close=True, allow="GET, POST"))
         self._phase = CLOSED
         if self._transport.can_write_eof():
             self._transport.write_eof()

@@ -12,6 +12,8 @@ import orjson
 from policies.reason import TABLE, Meaning, Reason
 from policies.request import Shed
 
+OIP = b"/v2/"
+"""Paths of the Open Inference Protocol, which has errors of its own shape."""
 MAX_RETRY_AFTER = 3600
 """Seconds. A longer wait is a guess; a client that waits an hour may as well ask again."""
 
@@ -76,11 +78,11 @@ def retry(shed: Shed) -> bytes:
 
 
 def answer(
-    shed: Shed, request_id: str, *, attempts: int = 0, close: bool = False, allow: str = "", oip: bool = False
+    shed: Shed, request_id: str, *, path: bytes = b"", attempts: int = 0, close: bool = False, allow: str = ""
 ) -> bytes:
     """The whole HTTP/1.1 response. `request_id` must be one `headers.py` accepted or made; `allow` goes with a 405,
-    `oip` asks for the shape of the Open Inference Protocol."""
-    content = flat(shed) if oip else body(shed)
+    and what was asked decides the shape."""
+    content = flat(shed) if path.startswith(OIP) else body(shed)
     tail = f"x-request-id: {request_id}\r\nx-route-attempts: {attempts}\r\n"
     if shed.reason is Reason.METHOD_NOT_ALLOWED:
         tail += f"allow: {allow}\r\n"  # RFC 9110 15.5.6 requires it; empty says that no method is taken

@@ -43,7 +43,9 @@ def test_detail_and_param_are_told():
 
 
 def test_the_open_inference_protocol_has_the_sentence_in_the_place_of_the_object():
-    status, _, document = parsed(answer(Shed(Reason.BAD_REQUEST, 'Say "x".', "inputs"), "i", oip=True))
+    status, _, document = parsed(
+        answer(Shed(Reason.BAD_REQUEST, 'Say "x".', "inputs"), "i", path=b"/v2/models/m/infer")
+    )
     assert status == 400
     assert document.pop("error").endswith('Say "x".')
     assert document == {"type": "invalid_request_error", "param": "inputs", "code": "bad_request"}
