@@ -86,7 +86,7 @@ _PROMPTS = (b'"messages"', b'"prompt"', b'"input"')
 
 def beginning(raw: bytes) -> str:
     """A key that prompts with the same first kilobyte share, whatever follows; empty for shorter ones. Of the bytes as
-    sent: a client writes the same beginning the same way."""
+    sent: a client writes the same beginning the same way. 3 to 4 us, for routes that ask for it."""
     for name in _PROMPTS:
         start = raw.find(name)
         if start >= 0:
