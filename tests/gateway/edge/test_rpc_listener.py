@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from gateway.edge.rpc_listener import RpcListener, address_of
+from gateway.edge.stay import release
 from policies.reason import Reason
-from policies.request import WorkerSeen
+from policies.request import LoadSeen, WorkerSeen
+from tests.fleets import load
 from tests.gateway.edge.rpcs import MODEL, Front, Node, code, fronted, infers, node, until
 from workers.proto import messages
 
@@ -283,6 +285,27 @@ async def test_a_client_that_cancels_cancels_the_work(pair: Front) -> None:
     a.engine.gate.set()
     await ahead
     assert a.engine.batches == [1]
+
+
+async def test_a_call_that_nobody_can_take_now_is_held_until_somebody_can(pair: Front) -> None:
+    def queue(backlog: float, seq: int) -> None:
+        for name in pair.nodes:
+            busy = load(name, seq, boot="boot", waiting=int(100 * backlog), running=1, backlog=backlog)
+            pair.edge.router.observe(LoadSeen(busy, 0.0), pair.edge.plane.clock())
+
+    queue(60.0, 2)
+    asked = [("x-deadline-ms", "20000"), ("x-deadline-policy", "hold")]
+    held = pair.infer(metadata=asked)
+    await until(lambda: pair.edge.plane.stays)
+    given_up = pair.infer(metadata=asked)
+    await until(lambda: len(pair.edge.plane.stays) == 2)
+    given_up.cancel()
+    await until(lambda: len(pair.edge.plane.stays) == 1)
+    queue(0.0, 3)
+    release(pair.edge.plane, pair.edge.plane.clock())
+    await held
+    assert not pair.edge.plane.stays
+    assert [outcome.reason for _, outcome in pair.edge.outcomes] == [None]
 
 
 async def test_a_fault_of_ours_is_an_internal_error(pair: Front, monkeypatch: pytest.MonkeyPatch) -> None:
