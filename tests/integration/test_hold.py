@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from signal import SIGCONT, SIGSTOP
 from typing import Any
 
 import aiohttp
 import pytest
 
 from loadtests.embedded import ONE_THREAD
-from loadtests.processes import isochrone
+from loadtests.processes import Child, isochrone
 from tests.integration.stage import MODEL, Stage, until
 
-LONG = {"model": "tinychat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 120, "stream": True}
-SHORT = {"model": "tinychat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+SHORT: dict[str, Any] = {"model": "tinychat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+LONG = SHORT | {"max_tokens": 480, "ignore_eos": True, "stream": True}
 SLOW = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 PATIENT = {"x-deadline-ms": "60000", "x-route-explain": "1"}
 SERVICE_MS = 1500
@@ -71,26 +72,32 @@ def stage():
         yield made
 
 
-def serve_tinychat(stage: Stage) -> None:
+def serve_tinychat(stage: Stage) -> Child:
     command = isochrone(
         "worker", "serve", "--id", "w", "--region", "europe-west4", "--price-hour", "1", "--model", "tinychat",
         "--variants", "fp32", "--host", "127.0.0.1", "--port", "0", "--redis", str(stage.redis),
     )  # fmt: skip
-    stage.spawn("w", command, ONE_THREAD).wait_ready(60)
+    child = stage.spawn("w", command, ONE_THREAD)
+    child.wait_ready(60)
+    return child
 
 
 async def test_at_a_real_worker_one_waits_one_leaves_and_one_finds_the_line_full(stage: Stage) -> None:
-    serve_tinychat(stage)
+    worker = serve_tinychat(stage)
     one_at_a_time = {"admission": {"max_in_flight": 1, "max_held": 2}}
     async with door(stage, policy=one_at_a_time) as gateway:
         running = gateway.begin(LONG)
         await gateway.until("in_flight", 1)
+        for child in (stage.registry, worker):  # time stands still, and no lease ends
+            child.send(SIGSTOP)
         waits, leaves = gateway.begin(SHORT, **PATIENT), gateway.begin(SHORT, **PATIENT)
         await gateway.until("requests_held", 2)
         status, headers, _ = await gateway.ask(SHORT, **PATIENT)
         assert (status, headers["retry-after"], running.done()) == (503, "1", False)
         leaves.cancel()
         await gateway.until("requests_held", 1)
+        for child in (worker, stage.registry):
+            child.send(SIGCONT)
         assert (await running)[0] == 200
         status, headers, body = await waits
         assert (status, headers["x-route-reason"]) == (200, "feasible")
