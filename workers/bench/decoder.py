@@ -42,11 +42,15 @@ class Texts(NamedTuple):
     tokens: int
 
 
+Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Cache], torch.Tensor]
+"""Tokens, positions, table of rotations, cache -> logits of one step."""
+
+
 class Steps:
     """Decoding of `batch` rows on static buffers."""
 
-    def __init__(self, model: Decoder, batch: int, plan: Plan, table: torch.Tensor, layer: Callable[..., Any]) -> None:
-        self._model, self._plan, self._table, self._layer = model, plan, table, layer
+    def __init__(self, model: Decoder, batch: int, plan: Plan, table: torch.Tensor, forward: Forward) -> None:
+        self._plan, self._table, self._forward = plan, table, forward
         device = table.device
         self.cache: Cache = model.cache(batch, plan.context + plan.span)
         for keys, values in self.cache:
@@ -57,8 +61,7 @@ class Steps:
 
     def step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """One token for every row, put in place of the one before."""
-        hidden = self._model.step(tokens, positions, self._table, self.cache, self._layer)
-        chosen = self._model.logits(hidden).argmax(-1)
+        chosen = self._forward(tokens, positions, self._table, self.cache).argmax(-1)
         tokens.copy_(chosen)
         positions.copy_((positions + 1 - self._plan.context) % self._plan.span + self._plan.context)
         return chosen
@@ -88,14 +91,13 @@ class Bench:
         if self._meter.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._meter.device)
         model = self._model()
-        build.converted(variant, model.layers, model)
+        forward = self._converted(variant, model)
         weights = stored_bytes(model)
         yield {"convert_s": time.monotonic() - begun, "weights_bytes": weights}
         yield {"product_error": build.product_error(model.layers, self._product)}
-        step = build.made(variant, Layer.step)
         embedding = stored_bytes(model.embedding)  # of which a step reads one row per token
         for batch in self._plan.batches:
-            row = self._decode(model, batch, step, captured=variant.captured)
+            row = self._decode(model, batch, forward, captured=variant.captured)
             yield {"decode": [row | {"bytes": weights - embedding + self._cache_bytes(batch)}]}
         read = build.made(variant, Layer.read)
         logits = self._read(model, self._prompt[:, : self._plan.prompts[0]], read)
@@ -106,9 +108,19 @@ class Bench:
         if self._meter.device.type == "cuda":
             yield {"peak_bytes": torch.cuda.max_memory_allocated(self._meter.device)}
 
-    def _decode(self, model: Decoder, batch: int, layer: Callable[..., Any], *, captured: bool) -> dict[str, Any]:
+    def _converted(self, variant: build.Variant, model: Decoder) -> Forward:
+        """The model's step as the variant makes it."""
+        if variant.making == "fused":
+            from workers.bench.fused import Fused  # needs Triton
+
+            return Fused(model, variant.form).step
+        build.converted(variant, model.layers, model)
+        layer = build.made(variant, Layer.step)
+        return lambda tokens, positions, table, cache: model.logits(model.step(tokens, positions, table, cache, layer))
+
+    def _decode(self, model: Decoder, batch: int, forward: Forward, *, captured: bool) -> dict[str, Any]:
         begun = time.monotonic()
-        steps = Steps(model, batch, self._plan, self._table, layer)
+        steps = Steps(model, batch, self._plan, self._table, forward)
         again = self._again(steps.step, [steps.tokens, steps.positions], captured=captured)
         built = time.monotonic() - begun
         median = self._meter.median(again)

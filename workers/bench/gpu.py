@@ -21,7 +21,7 @@ from typing import Any
 
 from workers.bench import report
 
-LIMIT_SECONDS = 510.0
+LIMIT_SECONDS = 530.0
 """For everything: under nine minutes."""
 RESERVE_SECONDS = 20.0
 """Kept back at the end, so that a row that was begun can end."""
@@ -36,9 +36,9 @@ PLAN: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "bf16-eager",
             "bf16-graph",
-            "bf16-skinny",
-            "int8_weights-skinny",
-            "fp8_weights-skinny",
+            "bf16-fused",
+            "int8_weights-fused",
+            "fp8_weights-fused",
             "fp8-compiled",
             "int4_weights-compiled",
             "sparse24-graph",
@@ -47,9 +47,9 @@ PLAN: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("encoder", ("bf16-eager", "bf16-graph", "bf16-compiled", "fp8-compiled", "int8-compiled", "sparse24-graph")),
     ("front", ("bf16",)),
-    ("batching", ("bf16",)),
+    ("batching", ("bf16-eager", "bf16-graph")),
+    ("decoder-1b", ("bf16-fused",)),
     ("encoder-1024", ("bf16-compiled",)),
-    ("decoder-1b", ("bf16-graph", "bf16-skinny")),
 )
 """What is measured, in this order: what the targets speak of comes first."""
 

@@ -139,7 +139,7 @@ def prompt_rows(data: Data, part: str) -> list[list[str]]:
             f"{row['length'] / row['seconds']:,.0f}",
             f"{row['flops'] / row['seconds'] / 1e12:,.0f}",
             percent(share(row["flops"], row["seconds"], ceiling(limits(data, found), name))),
-            number(found.get("peak_bytes", 0) / 1e9, "{:.1f}"),
+            number(found.get("peak_bytes") and found["peak_bytes"] / 1e9, "{:.1f}"),
         ]
         for name, found in variants(data, part)
         for row in found.get("prompts", [])
@@ -159,7 +159,7 @@ def percent(value: float | None) -> str:
 
 
 def number(value: float | None, form: str) -> str:
-    return form.format(value) if value else ""
+    return "" if value is None else form.format(value)
 
 
 def batching_rows(data: Data) -> list[list[str]]:

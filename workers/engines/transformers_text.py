@@ -27,6 +27,12 @@ WARM = 0.999
 """A temperature and `top_p` that are not 1: where they are, transformers builds no way to set them per request."""
 BLOCK = 256
 """Positions per page of the cache: transformers' default."""
+QUERY_PADDING, CACHE_PADDING = 16, 4096
+"""Steps of the sizes that graphs are captured for: new tokens, and cached positions of all sequences together."""
+READ_TOKENS = 1024
+"""Most new tokens in a step on CUDA: longer prompts are read in pieces, so that the others' next tokens wait less."""
+KEYS_AND_VALUES = 2 * 2
+"""Bytes: one of each, in 16 bits."""
 CACHE_SHARE = 0.8
 """Of free device memory at most: transformers' own bound where it draws tokens, which needs room for their scores."""
 CPU_SHARE = 0.05
@@ -60,9 +66,11 @@ class ContinuousEngine:
         form: str = "",
         device: str | None = None,
         spare: int | None = None,
+        graphs: bool = True,
     ) -> None:
         """`weights` is a safetensors file, `config` its `config.json`; `end` the token that closes an answer;
-        `spare` how many bytes the cache may take (default: transformers', 80 % of what is free).
+        `spare` how many bytes cache and steps may take (default: 80 % of what is free); `graphs` whether steps are
+        captured, on CUDA.
 
         Raises ValueError that names the file.
         """
@@ -76,7 +84,7 @@ class ContinuousEngine:
         self._slot_of: dict[str, int] = {}
         self._free = list(range(slots - 1, -1, -1))
         self._numbers = itertools.count()
-        self._batching = self._started(spare)
+        self._batching = self._started(spare, graphs)
 
     @property
     def active(self) -> int:
@@ -172,29 +180,51 @@ class ContinuousEngine:
         self._free.append(slot)
         return sequence
 
-    def _started(self, spare: int | None) -> Any:
+    def _started(self, spare: int | None, graphs: bool) -> Any:
         generation = transformers.GenerationConfig(
             do_sample=True, temperature=WARM, top_p=WARM, top_k=0, eos_token_id=self._end, max_new_tokens=self.context
         )
+        device = self._model.device
+        share, blocks = _share(device, spare), None
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            blocks = _blocks(self._model.config.get_text_config(), self.slots, self.context, share * free)
         settings = transformers.ContinuousBatchingConfig(
             block_size=BLOCK,
+            num_blocks=blocks,
+            max_batch_tokens=READ_TOKENS if device.type == "cuda" else None,
             max_requests_per_batch=self.slots,
-            max_memory_percent=_share(self._model.device, spare),
+            max_memory_percent=share,
             per_request_processors=True,
+            use_cuda_graph=graphs and device.type == "cuda",
+            q_padding_interval_size=QUERY_PADDING,
+            kv_padding_interval_size=CACHE_PADDING,
         )
         batching = self._model.init_continuous_batching(generation, settings)
-        if self._model.device.type == "cuda":
+        if device.type == "cuda":
             batching.warmup()
         batching.start()
         return batching
 
 
-def _share(device: torch.device, spare: int | None) -> float | None:
-    """So many bytes as a share of what is free, as transformers wants it told; on a CPU it looks at the machine's."""
+def _share(device: torch.device, spare: int | None) -> float:
+    """How much of what is free the cache and the steps may take, as transformers wants it told; on a CPU it looks at
+    the machine's memory."""
+    if device.type != "cuda":
+        return CPU_SHARE
     if spare is None:
-        return None if device.type == "cuda" else CPU_SHARE
+        return CACHE_SHARE
     free, _ = torch.cuda.mem_get_info(device)
     return min(spare / free, CACHE_SHARE)
+
+
+def _blocks(config: Any, slots: int, context: int, bytes_free: float) -> int | None:
+    """Pages for all slots at full length, where they take less than half of what is free: otherwise the cache would
+    take all of it, and what is captured over the whole of the cache as much again. None: as many as fit."""
+    pages = slots * (context // BLOCK + 1)
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    each = BLOCK * width * config.num_key_value_heads * config.num_hidden_layers * KEYS_AND_VALUES
+    return pages if pages * each < bytes_free / 2 else None
 
 
 def load_model(weights: Path, config: Path, form: str, device: str | None) -> Any:

@@ -2,7 +2,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from workers.bench import decoder, llama  # noqa: E402
+from workers.bench import build, decoder, llama  # noqa: E402
 from workers.bench.meter import Meter, Sustained  # noqa: E402
 
 PLAN = decoder.Plan(llama.TINY, prompts=(8, 16), batches=(1, 2), context=8, span=4)
@@ -41,7 +41,7 @@ def test_every_prompt_is_read_and_the_reference_agrees_with_itself(bench):
 
 def test_decoding_feeds_itself_and_goes_round_in_its_span(bench):
     model = bench._model()
-    steps = decoder.Steps(model, 2, PLAN, bench._table, llama.Layer.step)
+    steps = decoder.Steps(model, 2, PLAN, bench._table, bench._converted(build.parse("bf16-graph"), model))
     seen = []
     for _ in range(6):
         before = steps.tokens.clone()

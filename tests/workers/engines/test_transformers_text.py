@@ -7,7 +7,7 @@ transformers = pytest.importorskip("transformers")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from workers.engines.text import Sampling  # noqa: E402
-from workers.engines.transformers_text import ContinuousEngine  # noqa: E402
+from workers.engines.transformers_text import ContinuousEngine, _blocks  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's and transformers' own
 END = 2
@@ -147,3 +147,10 @@ def test_files_that_do_not_fit_are_named(folder, tmp_path):
     safetensors_torch.save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"other\.safetensors: not the weights of config\.json"):
         ContinuousEngine(tmp_path / "other.safetensors", config=folder / "config.json", end=END, slots=1)
+
+
+def test_a_cache_is_no_larger_than_all_slots_can_fill(model):
+    """Two layers of two cached heads, 8 wide: 32 KiB a page."""
+    assert _blocks(model.config, slots=4, context=512, bytes_free=1e9) == 4 * 3
+    assert _blocks(model.config, slots=4, context=512, bytes_free=12 * 2 * 32768 + 1) == 12
+    assert _blocks(model.config, slots=4, context=512, bytes_free=12 * 2 * 32768 - 1) is None
