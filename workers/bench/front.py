@@ -188,7 +188,7 @@ def said(process: subprocess.Popen[str]) -> list[str]:
     for line in process.stdout:
         if line.startswith("ready "):
             return line.split()
-    raise RuntimeError(f"{' '.join(map(str, process.args))[:200]} ended with {process.wait()}")
+    raise RuntimeError(f"{str(process.args)[:200]} ended with {process.wait()}")
 
 
 def await_true(ask: Callable[[], object]) -> None:

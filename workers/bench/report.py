@@ -164,13 +164,13 @@ def number(value: float | None, form: str) -> str:
 
 def batching_rows(data: Data) -> list[list[str]]:
     return [
-        [str(row["sequences"]), f"{row['tokens_per_s']:,.0f}", f"{row['first_token_s'] * 1e3:,.0f}"]
-        for _, found in variants(data, "batching")
+        [name, str(row["sequences"]), f"{row['tokens_per_s']:,.0f}", f"{row['first_token_s'] * 1e3:,.0f}"]
+        for name, found in variants(data, "batching")
         for row in found.get("rows", [])
     ]
 
 
-BATCHING_HEAD = ("sequences at once", "tokens/s", "last first token, ms")
+BATCHING_HEAD = ("variant", "sequences at once", "tokens/s", "last first token, ms")
 
 
 def front_rows(data: Data) -> list[list[str]]:
