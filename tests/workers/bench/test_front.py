@@ -39,8 +39,7 @@ async def served():
 async def test_every_answer_counts_once(served):
     url, answers = served
     turn = await front.saturated(url, [b"a", b"b"], 0.2)
-    assert answers["seen"] >= front.CLIENTS
-    assert turn.per_second > 0
+    assert 0 < turn.per_second <= answers["seen"] / 0.2
     assert turn.p50 >= 0.005
 
 
