@@ -14,7 +14,7 @@ from policies.reason import Reason
 from policies.request import Shed
 
 if TYPE_CHECKING:
-    from policies.columns import Candidates
+    from policies.candidates import Candidates
 
 MIN_RETRY_AFTER = 1.0
 MAX_RETRY_AFTER = 30.0

@@ -227,13 +227,14 @@ class Calibration:
         promise.settled(missed)
         if not tenant:
             return
-        own = self._tenants.get((probability, tenant))
+        key = probability, tenant
+        own = self._tenants.get(key)
         if own is None:
             if len(self._tenants) >= MAX_TENANTS:
                 self._tenants.popitem(last=False)
-            own = self._tenants[(probability, tenant)] = Level(promise.target, promise.eps)
+            own = self._tenants[key] = Level(promise.target, promise.eps)
         else:
-            self._tenants.move_to_end((probability, tenant))
+            self._tenants.move_to_end(key)
         own.settled(missed)
 
     def tested(self, probability: float, tenant: str, missed: bool) -> None:

@@ -8,6 +8,7 @@ matrix product and a few vector operations (`Candidates`), from the same numbers
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Collection
 from typing import Any
 
@@ -39,6 +40,7 @@ _TERMS = (
     ("further items", "item", "usd_item"),
     ("z * further items", "spread_item", None),
 )
+_write = struct.Struct(f"{len(_TERMS)}f").pack_into
 _USUAL = 8
 """Terms that count where there are no further items."""
 _FLOATS = ("wait", "network", "error", "quality", "congestion", "headroom", "strangers", "worth")
@@ -115,10 +117,9 @@ class Columns:
         self._ticked = (0, -math.inf)
         """Requests routed by the last tick, and when that was."""
         self.masks = Masks(self.nodes)
-        terms = bytearray(4 * len(_TERMS))
-        self._terms: Floats = np.frombuffer(terms, np.float32)
-        self._write = memoryview(terms).cast("f")
-        """The terms, to be written at half the price of an array's items."""
+        self._written = bytearray(4 * len(_TERMS))
+        """The terms, which are written at once; one by one into the array, they would cost five times as much."""
+        self._terms: Floats = np.frombuffer(self._written, np.float32)
         self._usual_terms = self._terms[:_USUAL]
         self.budget: Floats = np.zeros((), np.float32)
         """A number to compare with: half as dear as a Python float."""
@@ -288,18 +289,14 @@ class Columns:
 
     def at(self, request: Request, output_tokens: float, z: float) -> tuple[Floats, Floats]:
         """Seconds at z spreads above the mean, and US dollars, on every node, for an output of so many tokens."""
-        write, prompt, items = self._write, request.prompt_tokens, request.items - 1
-        write[0] = 1.0
-        write[1] = prompt
-        write[2] = output_tokens
+        prompt, items = request.prompt_tokens, request.items - 1
         # Nothing varies of what is not generated.
-        write[3] = output_tokens + z * request.output_deviation if output_tokens else 0.0
-        write[4] = z
-        write[5] = z * prompt
-        write[6] = z * output_tokens
-        write[7] = request.reply_bytes
+        longest = output_tokens + z * request.output_deviation if output_tokens else 0.0
+        _write(
+            self._written, 0, 1.0, prompt, output_tokens, longest, z, z * prompt, z * output_tokens,
+            request.reply_bytes, items, z * items,
+        )  # fmt: skip
         if items:
-            write[8], write[9] = items, z * items
             both: Floats = self._terms.dot(self._matrix)
         else:
             both = self._usual_terms.dot(self._usual_matrix)
@@ -308,134 +305,9 @@ class Columns:
 
     def evaluate(self, request: Request, output_tokens: float) -> tuple[Floats, Floats, Floats]:
         """Seconds in the mean, seconds of spread, and US dollars on every node, for an output of so many tokens."""
-        total, cost = self.at(request, output_tokens, 0.0)
-        prompt, items, deviation = request.prompt_tokens, request.items - 1, request.output_deviation
-        self._terms[:] = 0, 0, 0, deviation if output_tokens else 0.0, 1, prompt, output_tokens, 0, 0, items
-        spread: Floats = self._terms.dot(self._matrix)[: len(self.nodes)]
-        return total, spread, cost
-
-    def candidates(self, request: Request, eligible: Mask, now: float) -> Candidates:
-        return Candidates(self, request, eligible, now)
-
-
-class Candidates:
-    """The nodes of one model as one request sees them: arrays with one entry per slot.
-
-    Feasible means that every deadline is met with the request's probability: mean + z * spread <= budget, where z is
-    the quantile of this gateway's own errors at the level that keeps its promises (calibrate.py).
-    """
-
-    __slots__ = ("_evaluated", "_price", "columns", "cost", "eligible", "fit", "open", "request", "z", "z_first")
-
-    z: float
-    """Spreads above the mean that the whole answer is granted, ..."""
-    z_first: float
-    """... and its first token."""
-    open: bool
-    """Whether a promise may be given now."""
-
-    cost: Floats
-    """US dollars."""
-    eligible: Mask
-    """May take it."""
-    fit: Mask
-    """May take it and is predicted to meet every deadline."""
-
-    def __init__(self, columns: Columns, request: Request, eligible: Mask, now: float) -> None:
-        self.columns = columns
-        self.request = request
-        self._evaluated: tuple[Floats, Floats, Floats] | None = None
-        calibration, asks_first = columns.calibration, request.first_token_deadline < INFINITE
-        self.z, self.open = z, _ = calibration.whole(request.probability, request.tenant)
-        self.z_first = calibration.quantiles(request.probability, request.tenant)[1] if asks_first else z
-        whole, self.cost = columns.at(request, request.output_tokens, z)
-        self._price: Floats | None = None
-        if request.max_cost < INFINITE:
-            eligible = eligible & (self.cost <= request.max_cost)
-        self.eligible = eligible
-        deadline, budget = request.deadline, columns.budget
-        if deadline == INFINITE and request.patient:
-            self.fit = eligible & (columns.wait <= request.patience)
-            return
-        budget[()] = deadline - now
-        fit = eligible & (whole <= budget)
-        if asks_first:
-            first, _ = columns.at(request, 0.0, self.z_first)
-            budget[()] = request.first_token_deadline - now
-            fit = fit & (first <= budget)
-        if request.token_interval < INFINITE:
-            # A node's pace varies with its relative error, not with what waits in front of it.
-            fit = fit & (columns.output * (1.0 + z * columns.error) <= request.token_interval)
-        self.fit = fit
-
-    @property
-    def price(self) -> Floats:
-        """US dollars with congestion counted in."""
-        prices = self._price
-        if prices is None:
-            self._price = prices = self.cost * self.columns.congestion
-        return prices
-
-    @property
-    def total(self) -> Floats:
-        """Seconds in the mean."""
-        return self._evaluate()[0]
-
-    @property
-    def spread(self) -> Floats:
-        """Standard deviation of the seconds."""
-        return self._evaluate()[1]
-
-    def _evaluate(self) -> tuple[Floats, Floats, Floats]:
-        """What most decisions need not know, from the columns as they are when first asked for."""
-        if self._evaluated is None:
-            self._evaluated = self.columns.evaluate(self.request, self.request.output_tokens)
-        return self._evaluated
-
-    def narrowed(self, keep: Mask) -> Candidates:
-        """The same, with fewer nodes."""
-        other = object.__new__(Candidates)
-        for name in Candidates.__slots__:
-            setattr(other, name, getattr(self, name))
-        other.eligible, other.fit = self.eligible & keep, self.fit & keep
-        return other
-
-    def lateness(self, now: float) -> tuple[Seconds, Seconds, Seconds]:
-        """Seconds by which each node misses the deadline, that of the first token, and the pace, with the request's
-        probability; none above 0 is feasible."""
-        request, columns, z = self.request, self.columns, self.z
-        return (
-            columns.at(request, request.output_tokens, z)[0] - (request.deadline - now),
-            columns.at(request, 0.0, self.z_first)[0] - (request.first_token_deadline - now),
-            columns.output * (1.0 + z * columns.error) - request.token_interval,
-        )
-
-    def drained(self, now: float) -> float:
-        """Seconds until a queue has become so short that its node makes the deadlines, in the mean; infinite where no
-        queue is in the way."""
-        request, wait = self.request, self.columns.wait
-        first, _, _ = self.columns.evaluate(request, 0.0)
-        late = np.maximum(self.total - (request.deadline - now), first - (request.first_token_deadline - now))
-        late = late[self.eligible & (wait > 0) & (late <= wait)]
-        return float(late.min()) if late.size else INFINITE
-
-    def surest(self, now: float) -> tuple[Floats, float]:
-        """How many spreads of slack each eligible node leaves before the nearest deadline (-inf: not eligible), and
-        the probability that the best of them makes it."""
-        request, calibration = self.request, self.columns.calibration
-        slack = np.full(len(self.cost), math.inf, np.float32)
-        residuals = calibration.total
-        if request.deadline < INFINITE:
-            slack = (request.deadline - now - self.total) / self.spread
-        if request.first_token_deadline < INFINITE:
-            first, spread, _ = self.columns.evaluate(request, 0.0)
-            early = (request.first_token_deadline - now - first) / spread
-            if not early.size or float(early.max()) < float(slack.max()):
-                residuals = calibration.first
-            slack = np.minimum(slack, early)
-        slack[~self.eligible] = -math.inf
-        return slack, residuals.probability(float(slack.max())) if slack.size else 0.0
-
-    def crowded_out(self, now: float) -> bool:
-        """Whether a node would be in time, in the mean, if nobody waited there."""
-        return self.drained(now) < INFINITE
+        prompt, items, size = request.prompt_tokens, request.items - 1, len(self.nodes)
+        longer = request.output_deviation if output_tokens else 0.0
+        total_and_cost = 1.0, prompt, output_tokens, output_tokens, 0.0, 0.0, 0.0, request.reply_bytes, items, 0.0
+        spread = 0.0, 0.0, 0.0, longer, 1.0, prompt, output_tokens, 0.0, 0.0, items
+        both: Floats = np.array((total_and_cost, spread), np.float32).dot(self._matrix)
+        return both[0, :size], both[1, :size], both[0, self._capacity : self._capacity + size]

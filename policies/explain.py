@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 
 from policies.balancers.cheapest_in_deadline import TIER
-from policies.columns import Candidates, Columns, Floats
+from policies.candidates import Candidates
+from policies.columns import Columns, Floats
 from policies.cost import bill, hourly
 from policies.health import State
 from policies.masks import Mask, allows, in_regions
@@ -172,7 +173,7 @@ def _view(router: Router, request: Request, now: float) -> Candidates:
     columns = router.fleet.columns(request.model)
     assert columns is not None
     eligible = columns.eligible(request, request.min_quality, (), router.fleet.health.panic_share)
-    return columns.candidates(request, eligible, now)
+    return Candidates(columns, request, eligible, now)
 
 
 def _candidate(view: Candidates, slot: int, chosen: int | None, now: float) -> Candidate:

@@ -119,7 +119,7 @@ class Fleet:
                 if load.boot == state.record.boot and not outdated:
                     known = min(state.load_at, state.shown_at)
                     state.loaded(load, now - age)
-                    if now - known < SHOWN_SECONDS and self._calm(state, now):
+                    if now - known < SHOWN_SECONDS and state.calm(now):
                         return
             case RoundTrip(_, seconds):
                 self._measured(state, seconds)
@@ -264,16 +264,11 @@ class Fleet:
 
     def _count(self, state: WorkerState, now: float) -> None:
         """Show what one dispatch more or less changed: on a healthy worker with free slots, only a count."""
-        calm = self._calm(state, now)
+        calm = state.calm(now)
         for node in state.nodes:
             columns = node.columns
             if columns is not None:
                 (columns.recount if calm else columns.changed)[node] = now
-
-    def _calm(self, state: WorkerState, now: float) -> bool:
-        """Whether a healthy worker has had free slots all the while, so that no wait of its changes."""
-        health = state.health
-        return health.state is State.SERVING and not (health.slow or state.shown_wait) and state.relaxed(now)
 
     def _touch(self, state: WorkerState, now: float) -> None:
         """Have it shown to the next decision. Of what comes until then, the last state is shown, once."""

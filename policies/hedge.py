@@ -15,7 +15,7 @@ import numpy as np
 
 from policies.balancers.cheapest_in_deadline import cheapest_with_room
 from policies.calibrate import LEAST_SPREAD, Calibration, Residuals
-from policies.columns import Candidates
+from policies.candidates import Candidates
 from policies.reason import Reason
 from policies.records import Share
 from policies.request import INFINITE, Dispatch, Eta, Hold, Request, Shed, Status

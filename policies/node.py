@@ -107,7 +107,11 @@ class Node:
     def work(self, eta: Eta) -> float:
         """Seconds for which a request keeps the next one waiting there: its prefill where that is serial, else its
         share of the slots or its place in a batch."""
-        return eta.prefill if self.state.serial else self.share(eta.prefill + eta.decode)
+        if self.state.serial:
+            return eta.prefill
+        endpoint = self.endpoint
+        shared, item = (eta.prefill + eta.decode) / endpoint.max_batch, endpoint.curve.item
+        return shared if shared > item else item
 
     def share(self, seconds: float) -> float:
         """Seconds that so much compute keeps others waiting: its share of the slots, or its place in a batch."""
@@ -125,13 +129,13 @@ class Node:
 
     def eta(self, request: Request, now: float) -> Eta:
         """Mean and spread of the time a request sent now would take."""
-        speed, state, tokens = self.speed, self.state, request.output_tokens
-        prefill = self.endpoint.curve.seconds(request.prompt_tokens, 0.0, request.items) * speed.factor
+        speed, state, curve, tokens = self.speed, self.state, self.endpoint.curve, request.output_tokens
+        prefill = curve.seconds(request.prompt_tokens, 0.0, request.items) * speed.factor
         decode = 0.0
         wait = 0.0 if state.relaxed(now) else state.wait(now)
         first = state.doubt(wait, state.unheard(now)) + speed.error * prefill
         whole = first
-        if tokens:
+        if tokens and curve.decode:
             pace = self.token_seconds()
             decode = pace * tokens
             whole += self.pace.error * decode + pace * request.output_deviation
@@ -183,13 +187,14 @@ class Node:
 
     def _moved(self) -> bool:
         """Show what was learned, if it has moved enough; say whether."""
-        speed, pace, shown = self.speed, self.pace, self._shown
+        speed, pace = self.speed, self.pace
+        speed_shown, pace_shown, charge_shown, speed_error, pace_error = self._shown
         if (
-            abs(speed.factor - shown[0]) <= WORTH_SHOWING * shown[0]
-            and abs(pace.factor - shown[1]) <= WORTH_SHOWING * shown[1]
-            and abs(self.charge.factor - shown[2]) <= WORTH_SHOWING * shown[2]
-            and abs(speed.error - shown[3]) <= WORTH_SHOWING
-            and abs(pace.error - shown[4]) <= WORTH_SHOWING
+            abs(speed.factor - speed_shown) <= WORTH_SHOWING * speed_shown
+            and abs(pace.factor - pace_shown) <= WORTH_SHOWING * pace_shown
+            and abs(self.charge.factor - charge_shown) <= WORTH_SHOWING * charge_shown
+            and abs(speed.error - speed_error) <= WORTH_SHOWING
+            and abs(pace.error - pace_error) <= WORTH_SHOWING
         ):
             return False
         self._show()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from policies import admission
-from policies.columns import Candidates, Columns
+from policies.candidates import Candidates
+from policies.columns import Columns
 from policies.masks import NO_GRPC, in_regions
 from policies.reason import Reason
 from policies.request import ANY, INFINITE, Infeasible, Request, Shed

@@ -23,7 +23,8 @@ from policies.balancers import Balancer
 from policies.balancers.cheapest_in_deadline import CheapestInDeadline, cheapest_with_room
 from policies.balancers.soonest import FastestTokens, Soonest
 from policies.calibrate import LEAST_SPREAD
-from policies.columns import Candidates, Columns
+from policies.candidates import Candidates
+from policies.columns import Columns
 from policies.fleet import Fleet
 from policies.node import Node
 from policies.policy import Policy as Policy
@@ -79,6 +80,9 @@ class Choice(msgspec.Struct, gc=False, frozen=True):
 def worth_trying(candidates: Candidates, now: float) -> bool:
     """Whether best effort, which the request takes as well, is too likely to succeed to wait for better."""
     return Infeasible.BEST_EFFORT in candidates.request.when_infeasible and candidates.surest(now)[1] >= WORTH_TRYING
+
+
+FEASIBLE = Status.FEASIBLE
 
 
 def hopeless(choice: Choice | Hold | Shed) -> bool:
@@ -139,9 +143,10 @@ class Router:
         waits = self.waiting.lines and not avoid  # somebody does
         choice = self.consider(request, now, avoid)
         if not avoid and not request.patient and not (waits and self.waiting.holds(request)):
-            crowded = self.crowded_out(choice, now)
+            promised = isinstance(choice, Choice) and choice.status is FEASIBLE
+            crowded = not promised and self.crowded_out(choice, now)
             policy.overload.routed(crowded)
-            if hopeless(choice):
+            if not promised and hopeless(choice):
                 self.fleet.unmet(request, crowded)
         if waits or (policy.overload.share > CROWDED_FROM and not avoid):
             self._contend(policy, request, choice, now)
@@ -208,7 +213,7 @@ class Router:
         if slot is not None and candidates.fit[slot]:
             if policy.overload.share > CROWDED_FROM and not avoid and policy.over_share(request, now):
                 return self._not_its_turn(candidates, now)
-            return self._promised(candidates, slot, Status.FEASIBLE)
+            return self._promised(candidates, slot, FEASIBLE)
         if slot is not None and (candidates.fit.any() or request.tries):
             return Choice(candidates, slot, Status.BEST_EFFORT)  # the pick of a balancer that is blind to deadlines
         return self._when_infeasible(balancer, candidates, now, avoid)
@@ -258,8 +263,7 @@ class Router:
 
     def _promised(self, candidates: Candidates, slot: int, status: Status) -> Choice:
         """A pick that is in time: with its promise, unless that has been broken too often of late."""
-        request = candidates.request
-        if candidates.open or request.patient:
+        if candidates.open or candidates.request.patient:
             return Choice(candidates, slot, status)
         return Choice(candidates, slot, Status.BEST_EFFORT, test=True)
 
@@ -313,7 +317,7 @@ class Router:
         if not self.waiting.holds(request) and not self.waiting.admits(request, most):
             return -INFINITE
         anybody = columns.eligible(request, quality, (), INFINITE)  # panic: who rests or is out may be back by then
-        until = latest_start(columns.candidates(request, anybody, now), now)
+        until = latest_start(Candidates(columns, request, anybody, now), now)
         return until if until - now >= SHORTEST_HOLD else -INFINITE
 
     def _not_its_turn(self, candidates: Candidates, now: float) -> Hold | Shed:
@@ -378,8 +382,8 @@ class Router:
         missed = not kept(dispatch, outcome)
         calibration.reliability.add(calibration.chance(request, eta, dispatch.at), not missed)  # before it learns of it
         if outcome.reason is None and total is not None:
-            spread = eta.spread
             if not outcome.held_up:
+                spread = eta.spread
                 calibration.total.observe((total - eta.total) / (spread if spread > LEAST_SPREAD else LEAST_SPREAD))
             if request.stream:
                 first = total if outcome.first_byte is None else outcome.first_byte

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from policies.columns import Candidates
+from policies.candidates import Candidates
 from policies.node import WAIT_ERROR
 from policies.request import INFINITE, Request
 

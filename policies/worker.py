@@ -47,6 +47,9 @@ STALE_LOAD_SECONDS = 3.0
 """A load report older than this (three heartbeats) says nothing; own in-flight counts serve."""
 
 
+SERVING = State.SERVING
+
+
 def faded(idle: float) -> float:
     """The share of what was learned that is forgotten after so many seconds without answers."""
     return 1.0 - math.exp2(-idle / HALF_LIFE)
@@ -169,6 +172,13 @@ class WorkerState:
         """Whether surely nobody waits there: then one request more or less of ours changes no wait."""
         return len(self._unseen) < self._free and now - self.load_at <= STALE_LOAD_SECONDS
 
+    def calm(self, now: float) -> bool:
+        """Whether it is healthy and has had free slots all the while, so that nothing shown of it changes."""
+        if self.shown_wait or len(self._unseen) >= self._free:
+            return False
+        health = self.health
+        return health.state is SERVING and not health.slow and now - self.load_at <= STALE_LOAD_SECONDS
+
     def outstanding(self, now: float) -> int:
         """Requests waiting and running there, ours included, as far as known."""
         load = self.load
@@ -208,11 +218,12 @@ class WorkerState:
     @property
     def running(self) -> int:
         """Requests at work there at once, ours included, as far as known."""
-        load = self.load
+        load, slots = self.load, self.slots
         if load is None or load.running is None:
-            return min(self.in_flight, self.slots)
+            return min(self.in_flight, slots)
         reported = load.running + (load.waiting or 0) - self._finished
-        return min(self.slots, (reported if reported > 0 else 0) + len(self._unseen))
+        running = (reported if reported > 0 else 0) + len(self._unseen)
+        return running if running < slots else slots
 
     def age(self, now: float) -> float:
         """Seconds since its load was taken, as far as that still says something."""

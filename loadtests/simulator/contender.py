@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from loadtests.simulator.world import World
 from policies.admission import AdmissionConfig
-from policies.columns import Candidates
+from policies.candidates import Candidates
 from policies.fleet import Fleet
 from policies.probing import ProbeBudget
 from policies.request import Change, Dispatch, Hold, Infeasible, Outcome, Request, Shed

@@ -24,7 +24,7 @@ from loadtests.simulator.contender import Watching
 from loadtests.simulator.contenders import CONTENDERS, product, watching
 from loadtests.simulator.history import Account, History, Past, account, cut, plan, world
 from loadtests.simulator.runs import Make, Simulation
-from policies.columns import Candidates
+from policies.candidates import Candidates
 from policies.config import PolicyConfig
 
 LOGGED = "as logged"

@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from policies.columns import Candidates, Floats
+from policies.candidates import Candidates
+from policies.columns import Floats
 from policies.masks import Mask
 
 Slots = npt.NDArray[np.intp]

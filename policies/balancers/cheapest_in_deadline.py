@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.balancers import Slots
-from policies.columns import Candidates, Floats
+from policies.candidates import Candidates
+from policies.columns import Floats
 
 Room = list[float] | npt.NDArray[np.float64]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from policies.balancers import lowest
-from policies.columns import Candidates
+from policies.candidates import Candidates
 
 
 class LeastLoaded:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from policies.balancers import better_of_two
-from policies.columns import Candidates
+from policies.candidates import Candidates
 
 SAME_PLACE_SECONDS = 0.005
 """Nodes this close to the nearest count as equally near: the diameter of a metro region."""

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 
-from policies.columns import Candidates
+from policies.candidates import Candidates
 
 
 class RoundRobin:

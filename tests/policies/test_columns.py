@@ -56,28 +56,6 @@ def test_price_caps_are_per_million_tokens():
         assert bool(columns.eligible(asked, 0.0, (), 0.5)[0]) is allowed
 
 
-def test_lateness_is_what_feasibility_goes_by():
-    r = router(worker("near"), worker("far"), rtt={"near": 0.02, "far": 0.2})
-    columns = r.fleet.columns(MODEL)
-    asked = request(deadline=0.1, first_token_deadline=0.3, token_interval=0.01)
-    candidates = columns.candidates(asked, columns.eligible(asked, 0.0, (), 0.5), 0.0)
-    whole, first, pace = candidates.lateness(0.0)
-    assert whole[0] < 0 < whole[1]
-    assert (first < 0).all()
-    assert (pace < 0).all()
-    assert candidates.fit.tolist() == [True, False]
-
-
-def test_only_a_queue_can_drain():
-    r = router(worker("near"), rtt={"near": 0.02})
-    asked = request(deadline=0.01)
-    columns = r.fleet.columns(MODEL)
-    assert columns.candidates(asked, columns.accepts, 0.0).drained(0.0) == float("inf")
-    r.observe(LoadSeen(load("near", seq=2, waiting=30, running=1, backlog=3.0), 0.0), 0.0)
-    columns, asked = r.fleet.columns(MODEL), request(deadline=1.0)
-    assert columns.candidates(asked, columns.accepts, 0.0).drained(0.0) == pytest.approx(2.0, abs=0.3)
-
-
 def test_several_changes_of_a_node_are_written_once():
     r = many(2)
     columns = r.fleet.columns(MODEL)

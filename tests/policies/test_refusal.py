@@ -1,5 +1,6 @@
 import pytest
 
+from policies.candidates import Candidates
 from policies.reason import Reason
 from policies.refusal import violated, why_nobody
 from policies.request import DrainSet, LoadSeen, Selection
@@ -14,7 +15,7 @@ def fleet():
 def why(made, **wishes):
     asked = request(**wishes)
     columns = made.fleet.columns("chat")
-    return why_nobody(columns.candidates(asked, columns.eligible(asked, asked.quality, (), 0.5), 0.0), 0.0)
+    return why_nobody(Candidates(columns, asked, columns.eligible(asked, asked.quality, (), 0.5), 0.0), 0.0)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from policies.admission import AdmissionConfig
+from policies.candidates import Candidates
 from policies.config import PolicyConfig
 from policies.records import Curve
 from policies.request import INFINITE, Dispatch, Hold, Infeasible, LoadSeen, Outcome
@@ -122,7 +123,7 @@ def until(busy=3.0, **wishes):
     r.observe(LoadSeen(load("w", 2, waiting=30, running=1, backlog=busy), 0.0), 0.0)
     columns = r.fleet.columns("chat")
     asked = request(**wishes)
-    return latest_start(columns.candidates(asked, columns.reachable, 0.0), 0.0)
+    return latest_start(Candidates(columns, asked, columns.reachable, 0.0), 0.0)
 
 
 def test_it_may_wait_as_long_as_its_service_alone_still_fits():
@@ -145,7 +146,7 @@ def test_what_no_queue_is_to_blame_for_does_not_get_better():
     r = router(worker("w", endpoints=(endpoint(curve=CURVE, quality=0.5),)))
     columns = r.fleet.columns("chat")
     nobody = columns.eligible(request(), 0.9, (), INFINITE)
-    assert latest_start(columns.candidates(request(deadline=9.0), nobody, 0.0), 0.0) == -INFINITE
+    assert latest_start(Candidates(columns, request(deadline=9.0), nobody, 0.0), 0.0) == -INFINITE
 
 
 def test_a_line_is_ordered_by_what_comes_first():

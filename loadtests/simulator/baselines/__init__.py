@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from policies.columns import Candidates, Columns, Floats
+from policies.candidates import Candidates
+from policies.columns import Columns, Floats
 from policies.node import Node
 from policies.worker import WorkerState
 

@@ -9,7 +9,7 @@ import numpy as np
 from loadtests.simulator.baselines import by_slot
 from loadtests.simulator.contender import Watching
 from policies.balancers import lowest
-from policies.columns import Candidates
+from policies.candidates import Candidates
 from policies.records import TokenPrice
 from policies.worker import WorkerState
 

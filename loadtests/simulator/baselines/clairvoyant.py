@@ -10,7 +10,7 @@ import numpy as np
 
 from loadtests.simulator.contender import Setting, Watching
 from policies.balancers import lowest
-from policies.columns import Candidates
+from policies.candidates import Candidates
 from policies.node import Node
 from policies.request import INFINITE, Dispatch
 

@@ -7,7 +7,7 @@ import random
 from loadtests.simulator.baselines import by_slot, in_flight
 from loadtests.simulator.contender import Watching
 from policies.balancers import lowest
-from policies.columns import Candidates
+from policies.candidates import Candidates
 from policies.worker import WorkerState
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from loadtests.simulator.baselines import Prefixes, waiting
 from loadtests.simulator.contender import Watching
 from policies.balancers import lowest
-from policies.columns import Candidates
+from policies.candidates import Candidates
 from policies.node import Node
 from policies.request import Change, Dispatch, Outcome, Request, RoundTrip
 

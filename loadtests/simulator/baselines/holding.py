@@ -6,7 +6,7 @@ import random
 from collections.abc import Collection, Iterator
 
 from loadtests.simulator.contender import Baseline, Watching
-from policies.columns import Candidates
+from policies.candidates import Candidates
 from policies.fleet import Fleet
 from policies.request import Dispatch, Hold, Request, Shed
 from policies.waiting import Waiting
@@ -49,7 +49,7 @@ class Holding(Baseline):
             eligible = columns.eligible(request, request.quality, avoid, self.fleet.health.panic_share)
             if eligible.any():
                 self.balancer.now = now
-                until = self.balancer.until(columns.candidates(request, eligible, now))
+                until = self.balancer.until(Candidates(columns, request, eligible, now))
                 if until is not None:
                     self.waiting.join(request, until, now)
                     return Hold(until)

@@ -9,7 +9,8 @@ import numpy as np
 from loadtests.simulator.baselines import Prefixes, by_slot, in_flight, waiting
 from loadtests.simulator.contender import Watching
 from policies.balancers import lowest
-from policies.columns import Candidates, Floats
+from policies.candidates import Candidates
+from policies.columns import Floats
 from policies.masks import Mask
 from policies.request import INFINITE, Dispatch
 from policies.worker import WorkerState

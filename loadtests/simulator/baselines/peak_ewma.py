@@ -7,7 +7,7 @@ import random
 
 from loadtests.simulator.contender import Watching
 from policies.balancers import two_of
-from policies.columns import Candidates
+from policies.candidates import Candidates
 from policies.request import Dispatch, Outcome
 from policies.worker import WorkerState
 

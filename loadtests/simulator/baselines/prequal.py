@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from loadtests.simulator.baselines import Directory, idle_first_token
 from loadtests.simulator.contender import Watching
-from policies.columns import Candidates, Floats
+from policies.candidates import Candidates
+from policies.columns import Floats
 from policies.request import Change, LoadSeen
 
 HOT = 0.84

@@ -8,7 +8,8 @@ import numpy as np
 
 from loadtests.simulator.contender import Watching
 from policies.balancers import lowest
-from policies.columns import Candidates, Floats
+from policies.candidates import Candidates
+from policies.columns import Floats
 from policies.masks import Mask
 
 LATENCY = 0.05

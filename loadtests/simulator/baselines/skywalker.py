@@ -9,7 +9,7 @@ import numpy as np
 
 from loadtests.simulator.baselines import by_slot, waiting
 from loadtests.simulator.baselines.holding import Patient
-from policies.columns import Candidates
+from policies.candidates import Candidates
 from policies.masks import Mask
 from policies.request import Change, Dispatch, LoadSeen
 from policies.worker import WorkerState

@@ -10,7 +10,8 @@ import numpy as np
 from loadtests.simulator.baselines import by_slot
 from loadtests.simulator.baselines.holding import Patient
 from loadtests.simulator.contender import Watching
-from policies.columns import Candidates, Floats
+from policies.candidates import Candidates
+from policies.columns import Floats
 from policies.node import Node
 from policies.request import Change, Dispatch, LoadSeen, RoundTrip
 from policies.worker import WorkerState

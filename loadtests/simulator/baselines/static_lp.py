@@ -16,7 +16,7 @@ from loadtests.simulator.mix import Mix, typical
 from loadtests.simulator.runs import full_rate
 from loadtests.simulator.world import World
 from policies.balancers import better_of_two
-from policies.columns import Candidates
+from policies.candidates import Candidates
 from policies.request import INFINITE, Request
 
 Shares = tuple[list[str], list[float]]

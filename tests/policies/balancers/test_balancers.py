@@ -7,6 +7,7 @@ import pytest
 
 from policies.balancers import better_of_two, lowest, two_of
 from policies.balancers.soonest import FastestTokens, Soonest
+from policies.candidates import Candidates
 from policies.config import BalancerConfig
 from tests.fleets import MODEL, request, router, worker
 
@@ -20,7 +21,7 @@ def view(names, eligible=None, **fields):
     mask = columns.eligible(asked, 0.0, (), 0.5)
     if eligible is not None:
         mask = mask & np.array([name in eligible for name in names])
-    return columns.candidates(asked, mask, 0.0)
+    return Candidates(columns, asked, mask, 0.0)
 
 
 @pytest.mark.parametrize("build", ALL)

@@ -6,6 +6,7 @@ import pytest
 from loadtests.simulator.baselines import Directory, by_slot, idle_first_token, in_flight
 from loadtests.simulator.baselines.blind import Random
 from loadtests.simulator.contenders import CONTENDERS
+from policies.candidates import Candidates
 from policies.request import WorkerGone, WorkerSeen
 from tests.fleets import endpoint, request, worker
 from tests.loadtests.simulator.baselines.arena import ENDPOINT, Arena, three
@@ -23,7 +24,7 @@ def test_idle_leaves_the_wait_out():
     arena = Arena(Random(), *three(), rtt={"b": 0.05})
     arena.loaded("a", waiting=9, running=8, backlog=3.0)
     columns = arena.router.fleet.columns("chat")
-    idle = idle_first_token(columns.candidates(request(prompt_tokens=1000.0), columns.accepts, 0.0))
+    idle = idle_first_token(Candidates(columns, request(prompt_tokens=1000.0), columns.accepts, 0.0))
     assert idle == pytest.approx([0.111, 0.16, 0.111], abs=1e-3)
 
 

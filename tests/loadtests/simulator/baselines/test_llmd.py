@@ -2,6 +2,7 @@ import pytest
 
 from loadtests.simulator.baselines import PREFIXES
 from loadtests.simulator.baselines.llmd import EXPLORED, Headroom, Scorers, headrooms, kv_use, scaled
+from policies.candidates import Candidates
 from policies.records import Curve
 from tests.fleets import endpoint, request, worker
 from tests.loadtests.simulator.baselines.arena import Arena, three
@@ -77,7 +78,7 @@ def test_headroom_per_token_counts_where_it_is_asked_for():
     arena = Arena(Headroom(), *three())
     columns = arena.router.fleet.columns("chat")
     asked = request(prompt_tokens=1000.0, first_token_deadline=1.0, token_interval=0.015)
-    candidates = columns.candidates(asked, columns.accepts, 0.0)
+    candidates = Candidates(columns, asked, columns.accepts, 0.0)
     first, pace = headrooms(candidates, 0.0)
     assert first == pytest.approx([1.0 - 0.111] * 3, abs=1e-3)
     assert pace == pytest.approx([0.005] * 3)
