@@ -138,6 +138,11 @@ class Fleet:
         if state is None:
             state = WorkerState(record, self.health, self._regions.get(record.region))
             self.workers[record.id] = state
+            if any(
+                endpoint.model in self._columns and self._columns[endpoint.model].routed
+                for endpoint in record.endpoints
+            ):
+                state.health.begin_slowly()  # others serve its models here; at a cold start all would be new
         elif record.seq < state.record.seq or record == state.record:
             return
         else:

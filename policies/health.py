@@ -118,6 +118,10 @@ class Health:
         self.state = new
         return changed
 
+    def begin_slowly(self) -> None:
+        """Nobody knows yet what it can do: one that looks idle because it fails fast, or lies, gets little at first."""
+        self.slow = SLOW_START
+
     def answered(self) -> None:
         """A request was answered."""
         self._attempts += 1
@@ -125,7 +129,7 @@ class Health:
         self._success_rate += SUCCESS_GAIN * (1.0 - self._success_rate)
         if self.state is State.PROBING or self.state is State.EJECTED:
             self.apply(Event.ANSWERED)
-            self.slow = 2
+            self.slow = SLOW_START
         elif self.slow:
             self.slow = 0 if self.slow > SLOW_START_LIMIT else self.slow + 1
         elif self._ejections and self._attempts > self.config.min_samples:
@@ -166,5 +170,7 @@ class Health:
         return f"<Health {self.state.value} {self._success_rate:.0%} of {self._attempts}>"
 
 
+SLOW_START = 2
+"""Requests in flight at once that slow start begins with."""
 SLOW_START_LIMIT = 32
 """Requests in flight at which slow start ends: after about thirty answers nothing is held back any more."""

@@ -155,3 +155,20 @@ def test_the_last_one_serving_is_not_ejected_while_others_drain():
     for _ in range(3):
         r.observe(ProbeFailed("w0"), 0.0)
     assert r.fleet.workers["w0"].health.state is State.SERVING
+
+
+def test_a_newcomer_among_others_that_serve_starts_slowly():
+    r = router(worker("old"))
+    assert not r.fleet.workers["old"].health.slow, "at a cold start all are new"
+    r.observe(WorkerSeen(worker("early")), 0.0)
+    assert not r.fleet.workers["early"].health.slow, "nothing has been routed yet"
+    r.route(request(), 0.0)
+    r.observe(WorkerSeen(worker("late")), 1.0)
+    late = r.fleet.workers["late"]
+    assert late.health.slow == 2
+    late.in_flight = 2
+    assert not late.accepts(1.0)
+    r.observe(WorkerSeen(worker("other", endpoints=(endpoint(model="other"),))), 1.0)
+    assert not r.fleet.workers["other"].health.slow, "the first of its model"
+    r.observe(WorkerSeen(worker("old", seq=2, usd_per_hour=9.0)), 1.0)
+    assert not r.fleet.workers["old"].health.slow, "a changed record makes nobody new"
