@@ -6,6 +6,7 @@ status: 0 after a drain, 1 for a fault, 2 for options that cannot be used.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -166,6 +167,24 @@ def attach(
         return app.attach(settings, announce)
 
     run(start, verbose)
+
+
+@worker.command()
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def devices(as_json: bool) -> None:
+    """List this machine's NVIDIA devices, as --device of serve takes them: cards, and MIG instances by themselves."""
+    from workers.devices import devices as found
+    from workers.devices import load_nvml, row
+
+    nvml = load_nvml()
+    if nvml is None:
+        raise click.ClickException("no NVIDIA driver answers here: install nvidia-ml-py, or serve with --device cpu")
+    rows = [row(place, device) for place, device in enumerate(found(nvml))]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for each in rows:
+        click.echo("  ".join(str(value) for value in each.values() if value is not None))
 
 
 def placement(place: dict[str, Any], price_in: float | None = None, price_out: float | None = None) -> Placement:

@@ -10,6 +10,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from workers.memory import said
+
 
 class Reading(NamedTuple):
     """A device at one moment."""
@@ -103,6 +105,20 @@ def _instances(nvml: Any, card: Any) -> list[Any]:
         except nvml.NVMLError:
             continue  # places without an instance are left out of no numbering
     return handles
+
+
+def row(place: int, device: Device) -> dict[str, Any]:
+    """One device as a list of them shows it."""
+    reading = device.read()
+    return {
+        "device": place,
+        "uuid": device.uuid,
+        "name": device.name,
+        "memory": f"{said(reading.memory_used)} of {said(reading.memory_total)}",
+        "busy": None if reading.utilisation is None else f"{reading.utilisation:.0%} busy",
+        "power": None if reading.watts is None else f"{reading.watts:.0f} W",
+        "temperature": None if reading.celsius is None else f"{reading.celsius:.0f} °C",
+    }
 
 
 def chosen(nvml: Any, wanted: str) -> Device:

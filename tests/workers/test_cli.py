@@ -1,10 +1,12 @@
+import json
 import logging
 
 import pytest
 from click.testing import CliRunner
 
 from policies.records import MarginalPrice, TokenPrice
-from workers import app, cli
+from tests.workers.nvml import Card, Nvml
+from workers import app, cli, devices
 from workers.config import ConfigError
 from workers.forming import FixedDelay
 
@@ -101,3 +103,33 @@ def test_help_names_both_commands():
     shown = CliRunner().invoke(cli.worker, ["--help"]).output
     assert "serve" in shown
     assert "attach" in shown
+
+
+def test_devices_are_listed_as_serve_takes_them(monkeypatch):
+    parts = [Card("MIG-a", total=10 * 10**9, used=10**9)]
+    nvml = Nvml(Card("GPU-0", total=80 * 10**9), Card("GPU-1", instances=parts))
+    monkeypatch.setattr(devices, "load_nvml", lambda: nvml)
+    shown = CliRunner().invoke(cli.worker, ["devices"])
+    assert shown.exit_code == 0
+    assert shown.output.splitlines() == [
+        "0  GPU-0  NVIDIA H100 80GB HBM3  0 MB of 80.0 GB  35% busy  250 W  61 °C",
+        "1  MIG-a  NVIDIA H100 80GB HBM3  1.0 GB of 10.0 GB  250 W  61 °C",
+    ]
+    rows = json.loads(CliRunner().invoke(cli.worker, ["devices", "--json"]).output)
+    assert [row["uuid"] for row in rows] == ["GPU-0", "MIG-a"]
+    monkeypatch.setattr(devices, "load_nvml", lambda: None)
+    refused = CliRunner().invoke(cli.worker, ["devices"])
+    assert (refused.exit_code, "install nvidia-ml-py" in refused.output) == (1, True)
+
+
+def test_serve_takes_a_device_and_shares_of_it(invoke):
+    result, config = invoke(
+        *("serve", "--model", "digits", "--device", "MIG-a", "--memory-gb", "20", "--weight", "int8=2"),
+        *("--onnx", "tensorrt", "--onnx", "cuda"),
+    )
+    assert result.exit_code == 0
+    assert (config.device, config.memory_gb, config.weights) == ("MIG-a", 20.0, (("int8", 2.0),))
+    assert config.providers == ("tensorrt", "cuda")
+    result, _ = invoke("serve", "--model", "digits", "--weight", "int8")
+    assert result.exit_code == 2
+    assert "VARIANT=WEIGHT" in result.output
