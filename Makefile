@@ -36,7 +36,7 @@ format: setup  ## Format, and mend what the linter can
 
 lock: setup  ## Resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
-		--extra worker --extra demo --extra simulate --extra test pyproject.toml --output-file requirements.lock
+		--extra worker --extra demo --extra simulate --extra accelerate --extra test pyproject.toml --output-file requirements.lock
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 		--extra worker --constraint requirements.lock pyproject.toml --output-file deploy/requirements.lock
 

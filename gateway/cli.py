@@ -13,6 +13,7 @@ import click
 COMMANDS = {
     "gateway": "gateway.start:main",
     "worker": "workers.cli:worker",
+    "accelerate": "workers.accelerate.cli:accelerate",
     "nodes": "gateway.commands:nodes",
     "explain": "gateway.commands:explain",
     "drain": "gateway.commands:drain",
@@ -25,6 +26,7 @@ COMMANDS = {
 SUMMARIES = {
     "gateway": "Route each request to the cheapest node that meets its deadline.",
     "worker": "Serve models, or register an engine that already does.",
+    "accelerate": "Make variants of a model, each measured.",
     "nodes": "List the nodes a gateway knows.",
     "explain": "Say why a request goes, or went, where it goes.",
     "drain": "Send a worker nothing new.",

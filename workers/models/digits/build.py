@@ -6,7 +6,7 @@ fixed; the 719 held-out images are used for the figures in the manifest and for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +14,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from workers.accelerate import evaluate, measure
+from workers.accelerate.data import Data
+from workers.accelerate.techniques import int8_static
 from workers.engines.onnx import OnnxEngine
 from workers.manifest import SCHEMA, Eval, Manifest, Variant, encode, load
-from workers.models import measure
 
 HERE = Path(__file__).parent
 SEED = 7
@@ -26,6 +28,9 @@ CHANNELS = (32, 64)
 HIDDEN = 128
 CALIBRATION_IMAGES = 256
 SAMPLES = 20
+MAX_BATCH = 32
+SECONDS = 0.5
+"""For the latency of one batch size."""
 FULL_SCALE = 16.0
 """The data's pixels run from 0 to 16."""
 
@@ -134,63 +139,35 @@ def graph(weights: dict[str, np.ndarray]) -> onnx.ModelProto:
     return model
 
 
-class _Calibration:
-    """Feeds training images to the quantizer, one batch."""
-
-    def __init__(self, pixels: np.ndarray) -> None:
-        self._feeds: Iterator[dict[str, np.ndarray]] = iter([{"pixels": pixels[:CALIBRATION_IMAGES]}])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self._feeds, None)
-
-
-def quantize(source: Path, target: Path, pixels: np.ndarray) -> None:
-    """Static int8 (QDQ, one scale per channel), ranges taken from training images."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    CalibrationDataReader.register(_Calibration)
-    quantize_static(
-        str(source),
-        str(target),
-        _Calibration(pixels),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=["Conv", "Gemm", "Relu", "MaxPool"],
-    )
-
-
-def measured(path: Path, variant: str, data: Split, reference: Path) -> Variant:
-    """Run a variant over the held-out images and the clock."""
+def measured(path: Path, name: str, data: Split, reference: evaluate.Paper | None) -> tuple[Variant, evaluate.Paper]:
+    """Run a variant over the held-out images and the clock; `reference` is None for the reference itself."""
     engine = OnnxEngine(path)
-    answers = engine.run({"pixels": data.held_pixels})["probabilities"].argmax(axis=1)
-    expected = OnnxEngine(reference).run({"pixels": data.held_pixels})["probabilities"].argmax(axis=1)
-    right = int((answers == data.held_labels).sum())
-    reference_right = int((expected == data.held_labels).sum())
-    latencies = {}
-    for batch in measure.BATCHES:
-        feeds = {"pixels": data.held_pixels[:batch]}
-        latencies[str(batch)] = measure.latency(measure.timed(lambda f=feeds: engine.run(f), 0.5))  # type: ignore[misc]
-    return measure.variant(
+    paper = evaluate.classified(engine, Data({"pixels": data.held_pixels}, data.held_labels), "probabilities")
+
+    def prepared(rows: int) -> Callable[[], object]:
+        feeds = {"pixels": data.held_pixels[:rows]}
+        return lambda: engine.run(feeds)
+
+    timing = measure.by_batch(prepared, MAX_BATCH, SECONDS)
+    made = measure.variant(
         path,
-        variant,
+        name,
         "onnx",
-        right=right,
-        reference_right=reference_right,
-        asked=len(answers),
-        agreement=float((answers == expected).mean()),
-        latency_ms=latencies,
-        curve=measure.tensor_curve(latencies),
-        max_batch=32,
+        quality=evaluate.compared(paper, reference or paper),
+        latency_ms=timing.latency_ms,
+        curve=timing.curve,
+        max_batch=MAX_BATCH,
+        throughput=round(timing.throughput, 1),
     )
+    return made, paper
 
 
 def main() -> None:
     data = split()
     fp32, int8 = HERE / "digits.fp32.onnx", HERE / "digits.int8.onnx"
     onnx.save(graph(train(data.train_pixels, data.train_labels)), fp32)
-    quantize(fp32, int8, data.train_pixels)
+    int8_static.quantize(fp32, int8, {"pixels": data.train_pixels[:CALIBRATION_IMAGES]})
+    reference, paper = measured(fp32, "fp32", data, None)
     np.savez_compressed(
         HERE / "samples.npz",
         pixels=data.held_pixels[:SAMPLES].astype(np.uint8),
@@ -203,9 +180,9 @@ def main() -> None:
         licence="Apache-2.0 (weights); data: UCI Optical Recognition of Handwritten Digits, CC BY 4.0",
         source="scikit-learn load_digits, trained by workers/models/digits/build.py",
         eval=Eval("scikit-learn load_digits", len(data.held_labels), "accuracy", "held-out, stratified"),
-        agreement_metric="share of held-out images given the same digit as by the reference",
+        agreement_metric=evaluate.AGREEMENT["classification"],
         host=measure.host(),
-        variants=(measured(fp32, "fp32", data, fp32), measured(int8, "int8", data, fp32)),
+        variants=(reference, measured(int8, "int8", data, paper)[0]),
     )
     path = HERE / "digits.manifest.json"
     path.write_bytes(encode(manifest))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
-import logging
 import os
 import subprocess
 import sys
@@ -22,9 +21,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from workers.accelerate import evaluate, measure
+from workers.accelerate.techniques import int8_dynamic
 from workers.engines.embed import Embedder
 from workers.manifest import SCHEMA, Eval, Manifest, ManifestError, Variant, cache, encode, load, packaged, read
-from workers.models import measure
 from workers.models.minilm import graph
 from workers.models.tinychat import corpus
 
@@ -38,7 +38,9 @@ CONTEXT = 256
 """Where sentence-transformers cuts texts for this model."""
 TIMED_TOKENS = 32
 """Length of the texts that the latencies are measured on."""
-NEIGHBOURS = 10
+MAX_BATCH = 32
+SECONDS = 1.0
+"""For the latency of one batch size."""
 TOPICS = {
     "capital",
     "country",
@@ -83,21 +85,6 @@ def _checked(weights: bytes) -> bytes:
     return weights
 
 
-def quantize(source: Path, target: Path) -> None:
-    """Int8 weights, one scale per output channel; activations are scaled per batch as it runs."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    logging.getLogger().setLevel(logging.ERROR)  # it advises a pre-processing that makes no difference to this graph
-    quantize_dynamic(
-        str(source),
-        str(target),
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=["MatMul", "Gather"],
-        extra_options={"MatMulConstBOnly": True},
-    )
-
-
 def exam() -> tuple[list[str], list[str], np.ndarray]:
     """Questions to find again: `filed` holds one wording per fact, `asked` the others, and `wanted` which they mean."""
     known = [fact for fact in corpus.known() if fact.topic in TOPICS]
@@ -106,42 +93,31 @@ def exam() -> tuple[list[str], list[str], np.ndarray]:
     return filed, [question for question, _ in asked], np.array([i for _, i in asked])
 
 
-def measured(path: Path, variant: str, reference: Path) -> Variant:
-    """Examine and time one variant."""
+def measured(path: Path, name: str, reference: evaluate.Paper | None) -> tuple[Variant, evaluate.Paper]:
+    """Examine and time one variant; `reference` is None for the reference itself."""
     filed, asked, wanted = exam()
-    tokenizer = path.parent / "tokenizer.json"
-    engine, expected = Embedder(path, tokenizer, CONTEXT), Embedder(reference, tokenizer, CONTEXT)
-    vectors, expected_vectors = engine.embed(asked).vectors, expected.embed(asked).vectors
-    scores = vectors @ engine.embed(filed).vectors.T
-    expected_scores = expected_vectors @ expected.embed(filed).vectors.T
-    found, expected_found = scores.argmax(axis=1), expected_scores.argmax(axis=1)
-    right, expected_right = int((found == wanted).sum()), int((expected_found == wanted).sum())
-    near, expected_near = (np.argsort(-s, axis=1)[:, :NEIGHBOURS] for s in (scores, expected_scores))
-    shared = [len(np.intersect1d(a, b)) for a, b in zip(near, expected_near, strict=True)]
-
-    latencies = {}
+    engine = Embedder(path, path.parent / "tokenizer.json", CONTEXT)
+    vectors = engine.embed(asked).vectors
+    paper = evaluate.retrieved(vectors, vectors @ engine.embed(filed).vectors.T, wanted)
     rng = np.random.default_rng(0)
-    for batch in measure.BATCHES:
-        ids = rng.integers(1000, 30_000, (batch, TIMED_TOKENS))
+
+    def prepared(rows: int) -> Callable[[], object]:
+        ids = rng.integers(1000, 30_000, (rows, TIMED_TOKENS))
         feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-        run: Callable[[], object] = lambda f=feeds: engine.run(f)  # type: ignore[misc]  # noqa: E731
-        latencies[str(batch)] = measure.latency(measure.timed(run, 1.0, fewest=20))
-    return measure.variant(
+        return lambda: engine.run(feeds)
+
+    timing = measure.by_batch(prepared, MAX_BATCH, SECONDS)
+    made = measure.variant(
         path,
-        variant,
+        name,
         "embed",
-        right=right,
-        reference_right=expected_right,
-        asked=len(asked),
-        agreement=float((found == expected_found).mean()),
-        fidelity={
-            "cosine": float((vectors * expected_vectors).sum(axis=1).mean()),
-            f"recall_at_{NEIGHBOURS}": float(np.mean(shared)) / NEIGHBOURS,
-        },
-        latency_ms=latencies,
-        curve=measure.tensor_curve(latencies),
-        max_batch=32,
+        quality=evaluate.compared(paper, reference or paper),
+        latency_ms=timing.latency_ms,
+        curve=timing.curve,
+        max_batch=MAX_BATCH,
+        throughput=round(timing.throughput, 1),
     )
+    return made, paper
 
 
 def fresh(folder: Path) -> bool:
@@ -167,7 +143,8 @@ def build(folder: Path, wheel: Path | None = None) -> Path:
         fp32, int8 = temporary / "minilm.fp32.onnx", temporary / "minilm.int8.onnx"
         (temporary / "tokenizer.json").write_bytes(tokenizer)
         onnx.save(graph.build(graph.read_safetensors(weights)), fp32)
-        quantize(fp32, int8)
+        int8_dynamic.quantize(fp32, int8)
+        reference, paper = measured(fp32, "fp32", None)
         _, asked, _ = exam()
         manifest = Manifest(
             schema=SCHEMA,
@@ -176,11 +153,11 @@ def build(folder: Path, wheel: Path | None = None) -> Path:
             licence="Apache-2.0 (weights, by the authors of sentence-transformers)",
             source=SOURCE,
             eval=Eval("questions of tinychat's corpus", len(asked), "top-1 retrieval of another wording", "held-out"),
-            agreement_metric="share of questions whose nearest neighbour is the reference's",
+            agreement_metric=evaluate.AGREEMENT["embedding"],
             host=measure.host(),
             context=CONTEXT,
             tokenizer=measure.described(temporary / "tokenizer.json"),
-            variants=(measured(fp32, "fp32", fp32), measured(int8, "int8", fp32)),
+            variants=(reference, measured(int8, "int8", paper)[0]),
         )
         (temporary / target.name).write_bytes(encode(manifest))
         for path in (temporary / "tokenizer.json", fp32, int8, temporary / target.name):

@@ -17,10 +17,10 @@ import numpy as np
 import onnx
 
 from policies.records import Curve
+from workers.accelerate import evaluate, measure
 from workers.engines.slots import SlotEngine
 from workers.engines.text import Sampling, Text
 from workers.manifest import SCHEMA, Chat, Eval, Manifest, Variant, encode, load
-from workers.models import measure
 from workers.models.tinychat import corpus, graph, train
 
 HERE = Path(__file__).parent
@@ -34,6 +34,8 @@ ROUNDS = 6
 PAUSE = 1.0
 """Seconds between rounds, because what disturbs one lasts about as long."""
 IN_FLIGHT = (1, 4, 8, 16, 32)
+BATCHES = (1, 8, 32)
+"""Of these, the times of a step are recorded."""
 SHORT, LONG = 16, 256
 """Prompt lengths whose difference gives the time per prompt token."""
 
@@ -140,6 +142,14 @@ def curve(engine: SlotEngine, decode: float, rng: np.random.Generator) -> Curve:
     return Curve(base=round(max(short - prefill * SHORT, 0), 8), prefill=round(prefill, 8), decode=round(decode, 8))
 
 
+def paper(text: Text, found: Sequence[Sequence[int]], exam: Sequence[tuple[str, str]]) -> evaluate.Paper:
+    """Answers to the exam, to be compared token by token."""
+    answers = np.empty(len(found), object)
+    answers[:] = [tuple(tokens) for tokens in found]
+    marks = [right(text, tokens, answer) for tokens, (_, answer) in zip(found, exam, strict=True)]
+    return evaluate.Paper(answers, np.array(marks))
+
+
 def measured(
     path: Path, variant: str, text: Text, reference: list[list[int]] | None
 ) -> tuple[Variant, list[list[int]]]:
@@ -149,20 +159,14 @@ def measured(
     engine = SlotEngine(path, text.end, SLOTS)
     found = answers(engine, prompts)
     reference = reference or found
-    marks, reference_marks = (
-        sum(right(text, tokens, answer) for tokens, (_, answer) in zip(paper, exam, strict=True))
-        for paper in (found, reference)
-    )
+    quality = evaluate.compared(paper(text, found, exam), paper(text, reference, exam))
     steps = {flights: decode_steps(path, text, flights) for flights in IN_FLIGHT}
-    latencies = {str(batch): measure.latency(steps[batch][0]) for batch in measure.BATCHES}
+    latencies = {str(batch): measure.latency(steps[batch][0]) for batch in BATCHES}
     result = measure.variant(
         path,
         variant,
         "slots",
-        right=marks,
-        reference_right=reference_marks,
-        asked=len(exam),
-        agreement=sum(a == b for a, b in zip(found, reference, strict=True)) / len(exam),
+        quality=quality,
         latency_ms=latencies,
         tokens_per_second={str(flights): round(rate) for flights, (_, rate) in steps.items()},
         curve=curve(engine, latencies["1"].p50 / 1e3, np.random.default_rng(1)),

@@ -83,11 +83,3 @@ def test_the_graph_computes_what_its_weights_say():
     (found,) = session.run(None, {"pixels": pixels.reshape(2, 64)})
     np.testing.assert_allclose(found[0], 0.1, atol=1e-6)
     np.testing.assert_allclose(found[1, 7], np.e / (np.e + 9), atol=1e-6)
-
-
-def test_calibration_sees_training_images_once(data: build.Split):
-    feed = build._Calibration(data.train_pixels)
-    first = feed.get_next()
-    assert first is not None
-    np.testing.assert_array_equal(first["pixels"], data.train_pixels[: build.CALIBRATION_IMAGES])
-    assert feed.get_next() is None
