@@ -26,10 +26,10 @@ class Call:
     """One request as it was planned, and what becomes of it: a row of the ledger."""
 
     __slots__ = (
-        "attempts", "closed", "deadline", "due", "edge", "ended", "first", "first_deadline", "grams", "held_until",
-        "holder", "job", "joules", "kind", "met", "noise", "number", "origin", "output", "predicted", "predicted_met",
-        "prefix", "prompt", "reason", "request", "status", "stream", "tenant", "tried", "usd", "variant_quality",
-        "wakes_at", "worker",
+        "attempts", "closed", "deadline", "due", "edge", "ended", "first", "first_deadline", "grams", "hedges",
+        "held_until", "holder", "job", "joules", "kind", "met", "noise", "number", "origin", "output", "predicted",
+        "predicted_met", "prefix", "prompt", "reason", "request", "status", "stream", "tenant", "tried", "usd",
+        "variant_quality", "wakes_at", "worker",
     )  # fmt: skip
 
     def __init__(self, planned: Planned, noise: float, now: float) -> None:
@@ -56,6 +56,8 @@ class Call:
         self.tried: list[str] = []
         """Workers that have been sent it."""
         self.attempts = 0
+        self.hedges = 0
+        """Those of them that were sent beside a silent one."""
         self.holder: Contender
         """Who holds it: a restart may have put another in its place since."""
         self.held_until = INFINITE
@@ -95,7 +97,7 @@ class Job:
     """One attempt at one worker. Instants are the timeline's; the worker's fields say what it did and when."""
 
     __slots__ = (
-        "accelerator", "arrived", "call", "contender", "decode", "dispatch", "due", "edge", "ends", "first",
+        "accelerator", "arrived", "beside", "call", "contender", "decode", "dispatch", "due", "edge", "ends", "first",
         "first_byte", "generated", "limit", "prefill", "prompt", "queue", "reason", "report", "service", "settled",
         "stage", "stalled", "started", "way", "worker",
     )  # fmt: skip
@@ -114,6 +116,8 @@ class Job:
         self.limit = 0.0
         """When the attempt must be over."""
         self.settled = False
+        self.beside: Job | None = None
+        """The other of a hedged pair, while both are under way."""
         self.first_byte: float | None = None
         """Seconds from the dispatch until the edge had it."""
         self.stalled = False

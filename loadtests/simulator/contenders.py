@@ -25,6 +25,7 @@ from policies.config import (
     RoundRobinConfig,
 )
 from policies.fleet import Fleet
+from policies.hedge import HedgeConfig
 from policies.request import Infeasible
 
 Factory = Callable[[Setting], Contender]
@@ -67,6 +68,7 @@ CONTENDERS: dict[str, Factory] = {
     # The product's own.
     "isochrone": product(PolicyConfig()),
     "isochrone_hold": product(PolicyConfig(), (Infeasible.DEGRADE, Infeasible.HOLD, Infeasible.BEST_EFFORT)),
+    "isochrone_hedged": product(PolicyConfig(hedge=HedgeConfig())),
     "cheapest_in_deadline": product(PolicyConfig(CheapestInDeadlineConfig())),
     "p2c": product(PolicyConfig(P2CConfig())),
     "least_loaded": product(PolicyConfig(LeastLoadedConfig())),

@@ -2,6 +2,7 @@
 
     deciding   exchange.py: route, hold, refuse; every dispatch is reported exactly once
     attempts   attempt.py: how long one may take (`limit`), how long its worker may be silent (`patience`)
+    hedges     hedge.py: a second attempt beside a silent one, until either has a first byte
     hearing    registry.py's part is in registry.py; here is what answers and asked-for loads tell
 
 Connections are taken as pooled and warm; a worker that is gone refuses, one behind a cut is silent.
@@ -101,9 +102,9 @@ class Edge:
             call.wakes_at = due
             self.timeline.at(due, self._held_long_enough, call)
 
-    def _decide(self, call: Call, contender: Contender) -> Dispatch | Hold | Shed:
+    def _decide(self, call: Call, contender: Contender, beside: Dispatch | None = None) -> Dispatch | Hold | Shed:
         began = time.thread_time()
-        decision = contender.route(call.request, self.timeline.now, call.tried)
+        decision = contender.route(call.request, self.timeline.now, call.tried, beside)
         self.ledger.decided(time.thread_time() - began)
         for worker_id in contender.probes():
             self._ask(worker_id)
@@ -134,21 +135,53 @@ class Edge:
     # Attempts.
 
     def _forward(self, call: Call, dispatch: Dispatch, contender: Contender) -> None:
+        if not call.tried:
+            call.status = dispatch.status
+            call.predicted = contender.fleet.calibration.chance(dispatch.request, dispatch.eta, self.timeline.now)
+        call.job = job = self._send(call, dispatch, contender)
+        if dispatch.hedge_at < INFINITE:
+            self.timeline.at(dispatch.hedge_at, self._hedge, job)
+
+    def _send(self, call: Call, dispatch: Dispatch, contender: Contender) -> Job:
         timeline = self.timeline
         now = timeline.now
         worker = self.workers[dispatch.node.worker.id]
         job = Job(self, call, dispatch, contender, worker)
-        call.job = job
         job.limit = limit(dispatch)
-        if not call.tried:
-            call.status = dispatch.status
-            call.predicted = contender.fleet.calibration.chance(dispatch.request, dispatch.eta, now)
         call.tried.append(worker.id)
         call.attempts += 1
         way = job.way
         if not way.cut:
             timeline.at(now + way.draw(), worker.arrive, job)
         timeline.at(now + min(SILENCE, (job.limit - now) / 2), self._ring, job)
+        return job
+
+    def _hedge(self, job: Job) -> None:
+        """The worker has been silent for longer than nearly all its answers take: maybe another one is to try too."""
+        call, now = job.call, self.timeline.now
+        if job.settled or job.first_byte is not None:
+            return
+        decision = self._decide(call, job.contender, job.dispatch)
+        if isinstance(decision, Hold):
+            self.timeline.at(max(decision.until, now + SHORTEST_HOLD), self._hedge, job)
+        elif isinstance(decision, Dispatch):
+            call.hedges += 1
+            other = self._send(call, decision, job.contender)
+            job.beside, other.beside = other, job
+
+    def _win(self, job: Job) -> None:
+        """The first byte of a pair decides: the other is cancelled at once."""
+        other = job.beside
+        if other is not None:
+            self._part(job, other)
+            self._settle(other, Reason.OUTRUN)
+            self._abandon(other)
+
+    @staticmethod
+    def _part(left: Job, other: Job) -> None:
+        """`left` goes on alone."""
+        left.beside = other.beside = None
+        left.call.job = left
 
     def _ring(self, job: Job) -> None:
         """The alarm of an attempt: whatever was nearest has passed."""
@@ -175,7 +208,7 @@ class Edge:
     def _give_up(self, job: Job) -> None:
         """The worker has been silent too long. Only with another one at hand is it worse than waiting on."""
         call = job.call
-        decision = self._decide(call, job.contender)
+        decision = self._decide(call, job.contender) if job.beside is None else None
         if isinstance(decision, Dispatch):
             self._settle(job, Reason.DEADLINE_EXCEEDED)
             self._abandon(job)
@@ -196,6 +229,9 @@ class Edge:
             reason = Reason.STREAM_INTERRUPTED
         outcome = self._settle(job, reason, executed=executed)
         self._abandon(job)
+        if job.beside is not None:
+            self._part(job.beside, job)
+            return
         if not streaming and now < job.limit and repeatable(outcome, pure=True):
             decision = self._decide(call, job.contender)
             if isinstance(decision, Dispatch):
@@ -210,6 +246,7 @@ class Edge:
         if job.settled:
             return
         now = self.timeline.now
+        self._win(job)
         job.first_byte = now - job.dispatch.at
         self.ledger.begin(job.call, now)
         if job.report is not None:
@@ -220,6 +257,7 @@ class Edge:
         if job.settled:
             return
         call, now = job.call, self.timeline.now
+        self._win(job)
         if call.first is None:
             self.ledger.begin(call, now)
             job.first_byte = now - job.dispatch.at
@@ -227,7 +265,7 @@ class Edge:
         call.variant_quality = job.service.profile.quality
         call.ended = now
         call.met = met = self._in_time(call)
-        call.predicted_met = met and call.attempts == 1
+        call.predicted_met = met and job.dispatch.attempt == 1
         outcome = Outcome(
             first_byte=job.first_byte, total=now - job.dispatch.at, queue=job.queue, prefill=job.prefill,
             decode=job.decode, accelerator=job.accelerator, output_tokens=job.generated,
@@ -245,9 +283,10 @@ class Edge:
         """The client leaves."""
         self._let_go(call)
         job = call.job
-        if job is not None and not job.settled:
-            self._settle(job, Reason.CLIENT_GONE)
-            self._abandon(job)
+        for attempt in (job, job.beside) if job is not None else ():
+            if attempt is not None and not attempt.settled:
+                self._settle(attempt, Reason.CLIENT_GONE)
+                self._abandon(attempt)
         call.reason = Reason.CLIENT_GONE
         call.ended = self.timeline.now
         self.ledger.close(call)

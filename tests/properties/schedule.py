@@ -39,6 +39,7 @@ from policies.admission import AdmissionConfig
 from policies.balancers.cheapest_in_deadline import CheapestInDeadline
 from policies.fleet import Fleet
 from policies.health import HealthConfig, State
+from policies.hedge import HedgeConfig
 from policies.request import Dispatch, LoadSeen
 from policies.retry import RetryBudget, RetryConfig
 from policies.router import Policy, Router
@@ -142,6 +143,7 @@ class Checker:
             self.wrong("I4", f"request {number}: {len(tried)} attempts")
         if len(tried) > 1 and now >= dispatch.request.deadline:
             self.wrong("I10", f"request {number}: sent again when its time was up")
+        self.seen["hedge"] += dispatch.hedge
 
     # What workers do.
 
@@ -174,11 +176,11 @@ class Watched(Router):
 
     when_infeasible = DEFAULT
 
-    def __init__(self, checker: Checker, guards: Guards, rng: random.Random) -> None:
+    def __init__(self, checker: Checker, guards: Guards, rng: random.Random, hedge: HedgeConfig | None = None) -> None:
         health = HealthConfig() if guards.ejections_are_capped else HealthConfig(max_ejected_share=1.0)
         fleet = Fleet(rng, health) if guards.old_loads_are_ignored else Gullible(rng, health)
         retries = RETRIES if guards.few_attempts else msgspec.structs.replace(RETRIES, max_extra=4)
-        self._policy = Policy(CheapestInDeadline(), AdmissionConfig(), retries)
+        self._policy = Policy(CheapestInDeadline(), AdmissionConfig(), retries, hedge)
         if not guards.retries_are_budgeted:
             self._policy.budget = Spendthrift(retries)
         self._policy.budget._balance = 1.0
@@ -361,13 +363,17 @@ def _fault(rng: random.Random, workers: list[str]) -> Fault:
     )  # fmt: skip
 
 
-def check(seed: int, monkeypatch: Any, guards: Guards = ALL) -> Checker:
+HEDGES = HedgeConfig(share=1.0, worth=1e6)
+"""All that may be sent."""
+
+
+def check(seed: int, monkeypatch: Any, guards: Guards = ALL, hedge: HedgeConfig | None = None) -> Checker:
     """Run one schedule under the eyes of a checker."""
     rng = random.Random(seed)
     checker, routers = Checker(), []
 
     def make(setting: Setting) -> Watched:
-        routers.append(Watched(checker, guards, setting.rng))
+        routers.append(Watched(checker, guards, setting.rng, hedge))
         return routers[-1]
 
     for name, kind in (("Ledger", Noted), ("Edge", Overheard)):

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from msgspec.structs import replace
 
-from tests.properties.schedule import ALL, check
+from tests.properties.schedule import ALL, HEDGES, check
 
 SCHEDULES = int(os.environ.get("SCHEDULES", "5000"))
 EACH = 250
@@ -21,6 +21,16 @@ def test_whatever_fails_what_must_hold_holds(first, monkeypatch):
     for seed in range(first, min(first + EACH, SCHEDULES)):
         with monkeypatch.context() as patch:
             assert not check(seed, patch).broken, f"schedule {seed}"
+
+
+def test_with_hedges_it_holds_too(monkeypatch):
+    seen = Counter()
+    for seed in range(SCHEDULES // 5):
+        with monkeypatch.context() as patch:
+            checker = check(seed, patch, hedge=HEDGES)
+            assert not checker.broken, f"schedule {seed}"
+            seen += checker.seen
+    assert seen["hedge"] >= SCHEDULES // 25
 
 
 CONTROLS = {

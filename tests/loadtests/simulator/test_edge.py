@@ -9,14 +9,19 @@ from gateway import routes
 from gateway.edge import attempt
 from loadtests.simulator import edge, serving
 from loadtests.simulator.baselines.holding import InOrder
-from loadtests.simulator.contender import Baseline, Watching
+from loadtests.simulator.contender import POLICY, Baseline, Shipped, Watching
 from loadtests.simulator.edge import limit, patience
 from loadtests.simulator.runs import Simulation
 from loadtests.simulator.world import Control, Fault, FaultKind, Nodes, Queue, Serving
 from loadtests.workload import Class, Planned, Surface
+from policies.admission import AdmissionConfig
+from policies.balancers.cheapest_in_deadline import CheapestInDeadline
 from policies.fleet import Fleet
+from policies.hedge import HedgeConfig
 from policies.reason import Reason
 from policies.request import INFINITE, Dispatch, Eta, Hold, LoadSeen, Status
+from policies.retry import RetryConfig
+from policies.router import Policy
 from tests import fleets
 from tests.loadtests.simulator.worlds import world
 
@@ -81,14 +86,14 @@ class Scripted(Baseline):
         super().__init__(*parts)
         self.waiting = InOrder()
 
-    def route(self, request, now, avoid=()):
+    def route(self, request, now, avoid=(), beside=None):
         if self.balancer.hold:
             until = self.balancer.hold[0]
             if until is not None and now < until:
                 self.waiting.join(request, until, now)
                 return Hold(until)
             self.balancer.hold.pop(0)
-        return super().route(request, now, avoid)
+        return super().route(request, now, avoid, beside)
 
 
 def run(*kinds, script, at=1.0, seconds=30.0, prompt=100, output=10, **fields):
@@ -262,3 +267,71 @@ def test_every_deadline_of_a_request_counts(kind, met):
     (call,) = run(kind, script=Script([A]))
     assert call.reason is None
     assert call.met == met
+
+
+# Hedges.
+
+
+def hedged(kind, *faults, leaves=None, nodes=NODES, output=10):
+    """One request to the cheapest of three workers, by the product's router with a policy that hedges."""
+
+    def make(setting):
+        policy = Policy(CheapestInDeadline(), AdmissionConfig(), RetryConfig(), HedgeConfig(share=1.0))
+        return Shipped(Fleet(setting.rng), {POLICY: policy}, setting.rng)
+
+    plan = [Planned(0, 5.0, kind, 1200, output, 1, 0, "east")]
+    small = world(nodes=nodes, gateways=("east",), serving=Serving(noise=0), seconds=30.0, faults=faults)
+    simulation = Simulation(small, make, 1, plan)
+    if leaves is not None:
+        simulation.timeline.at(leaves, lambda _: simulation.edges[0].hang_up(simulation.ledger.calls[0]), None)
+    simulation.run()
+    (call,) = simulation.ledger.calls
+    assert simulation.edges[0].contender.open == 0
+    for worker in simulation.workers.values():
+        assert (worker.running, worker.waiting) == (0, 0)
+    return call, simulation
+
+
+CHEAP_A = tuple(Nodes(name=n, region="east", profiles=("slow",), usd_per_hour=1 + (n != "a")) for n in "abc")
+HASTY = Class(name="hasty", first_token_s=0.87)
+"""Too tight to be sure that a worker is stuck and send it again: its first token takes 0.3 s."""
+
+
+def stuck(kind, lasts, factor=1.0):
+    return Fault(kind=FaultKind(kind), at=4.9, lasts=lasts, target=(A,), factor=factor)
+
+
+def test_a_silent_worker_is_hedged_and_its_work_is_called_off():
+    call, simulation = hedged(HASTY, stuck("slow", 9.0, 10.0), nodes=CHEAP_A)
+    assert call.tried[0] == A
+    assert (call.attempts, call.hedges, len(call.tried)) == (2, 1, 2)
+    assert call.met
+    assert call.worker.id != A
+    assert not call.predicted_met, "its first dispatch did not meet it"
+    assert 0.3 < simulation.workers[A].busy_s < 0.87, "until the other's first token"
+
+
+def test_the_first_may_still_win_and_the_hedge_is_called_off():
+    call, simulation = hedged(HASTY, stuck("slow", 9.0, 2.0), nodes=CHEAP_A)
+    assert (call.attempts, call.hedges) == (2, 1)
+    assert (call.worker.id, call.met, call.predicted_met) == (A, True, True)
+    hedge = call.tried[1]
+    assert 0.0 < simulation.workers[hedge].busy_s < 0.3
+
+
+def test_when_the_first_is_lost_the_hedge_goes_on():
+    dies = Fault(kind=FaultKind.OUTAGE, at=5.55, lasts=30.0, target=(A,))
+    call, _ = hedged(HASTY, stuck("slow", 9.0, 10.0), dies, nodes=CHEAP_A)
+    assert (call.attempts, call.hedges) == (2, 1)
+    assert call.met
+
+
+def test_a_client_that_leaves_calls_both_off():
+    call, simulation = hedged(HASTY, stuck("slow", 9.0, 10.0), nodes=CHEAP_A, leaves=5.6)
+    assert (call.attempts, call.hedges, call.reason) == (2, 1, Reason.CLIENT_GONE)
+    assert all(worker.busy_s < 0.75 for worker in simulation.workers.values())
+
+
+def test_who_is_in_time_is_not_hedged():
+    call, _ = hedged(HASTY, nodes=CHEAP_A)
+    assert (call.attempts, call.hedges, call.met) == (1, 0, True)
