@@ -2,8 +2,8 @@
 
 The queue, the forming rule and what it learns are those that serve; only the engine is a curve with noise, and the
 clock is ours. So a batching rule can be judged by hours of traffic in seconds, on a machine that is busy with something
-else. `python -m workers.replay` reads a `Play` as JSON and writes a `Played`: `make bench-batch` asks it so, because
-load tests don't import workers.
+else. `python -m workers.replay` reads `Play`s as JSON and writes as many `Played`: `make bench-batch` asks it so, load
+tests import no workers.
 """
 
 from __future__ import annotations
@@ -99,11 +99,11 @@ def _answered(job: Job) -> float | None:
 
 def main() -> int:
     try:
-        told = msgspec.json.decode(sys.stdin.buffer.read(), type=Play)
+        told = msgspec.json.decode(sys.stdin.buffer.read(), type=list[Play])
     except msgspec.MsgspecError as error:
-        sys.stderr.write(f"stdin is no play: {error}\n")
+        sys.stderr.write(f"stdin holds no plays: {error}\n")
         return 2
-    sys.stdout.buffer.write(msgspec.json.encode(play(told)))
+    sys.stdout.buffer.write(msgspec.json.encode([play(each) for each in told]))
     return 0
 
 

@@ -217,6 +217,7 @@ def virtually(
     measured: Measured, loads: Sequence[float], seeds: int, requests: int, step: Callable[[], object],
     rules: Mapping[str, str] = RULES,
 ) -> list[dict[str, list[float]]]:  # fmt: skip
+    """As `by_the_clock`."""
     capacity, alone = measured.virtual_capacity, measured.fixed + measured.each
     demand, found = measured.demand(capacity, alone), []
     for load in loads:
@@ -224,28 +225,29 @@ def virtually(
         seconds = requests / (load * capacity)
         for seed in range(seeds):
             plan = demand.plan(load * capacity, seconds, seed=seed)
-            for name, rule in rules.items():
-                goodput[name].append(_replayed(measured, plan, rule, seed) / seconds)
-                step()
+            for name, kept in zip(rules, _replayed(measured, plan, list(rules.values()), seed), strict=True):
+                goodput[name].append(kept / seconds)
+            step()
         found.append(goodput)
     return found
 
 
-def _replayed(measured: Measured, plan: Sequence[Planned], rule: str, seed: int) -> int:
-    """Requests of a plan in deadline, as the worker's own queue and batching would serve it."""
+def _replayed(measured: Measured, plan: Sequence[Planned], rules: Sequence[str], seed: int) -> list[int]:
+    """Requests of a plan in deadline, as the worker's own queue would serve it by each of the rules."""
     told = {
         "arrivals": [[planned.at, planned.kind.total_s] for planned in plan],
         "fixed": measured.fixed, "each": measured.each, "noise": measured.noise, "max_batch": wide.MAX_BATCH,
-        "batching": batching(rule), "seed": seed,
+        "seed": seed,
     }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "workers.replay"], input=json.dumps(told).encode(), capture_output=True, check=True
-    )
-    finished = json.loads(done.stdout)["finished"]
-    return sum(
-        end is not None and planned.kind.total_s is not None and end <= planned.at + planned.kind.total_s
-        for planned, end in zip(plan, finished, strict=True)
-    )
+    plays = json.dumps([told | {"batching": batching(rule)} for rule in rules]).encode()
+    done = subprocess.run([sys.executable, "-m", "workers.replay"], input=plays, capture_output=True, check=True)
+    return [
+        sum(
+            end is not None and planned.kind.total_s is not None and end <= planned.at + planned.kind.total_s
+            for planned, end in zip(plan, played["finished"], strict=True)
+        )
+        for played in json.loads(done.stdout)
+    ]
 
 
 # What came of it.
@@ -303,7 +305,7 @@ def run_by_the_clock(
 
 def run_virtually(measured: Measured, loads: Sequence[float], seeds: int) -> list[dict[str, list[float]]]:
     with report.progress() as bar:
-        task = bar.add_task("in virtual time", total=len(loads) * seeds * len(RULES))
+        task = bar.add_task("in virtual time", total=len(loads) * seeds)
         return virtually(measured, loads, seeds, VIRTUAL_REQUESTS, lambda: bar.advance(task))
 
 

@@ -59,10 +59,10 @@ def test_under_slack_what_is_executed_is_nearly_always_in_time():
 
 
 def test_as_a_process_it_speaks_json():
-    told = Play(arrivals=[(1.0, None)], **CURVE)
+    told = [Play(arrivals=[(at, None)], **CURVE) for at in (1.0, 2.0)]
     command = [sys.executable, "-m", "workers.replay"]
     done = subprocess.run(command, input=msgspec.json.encode(told), capture_output=True, check=True)
-    assert msgspec.json.decode(done.stdout, type=Played) == play(told)
-    wrong = subprocess.run(command, input=b'{"arrivals": [], "fixed": 1, "each": 1, "speed": 1}', capture_output=True)
+    assert msgspec.json.decode(done.stdout, type=list[Played]) == [play(each) for each in told]
+    wrong = subprocess.run(command, input=b'[{"arrivals": [], "fixed": 1, "each": 1, "speed": 1}]', capture_output=True)
     assert wrong.returncode == 2
     assert b"speed" in wrong.stderr

@@ -64,14 +64,13 @@ def test_by_the_clock_workers_that_differ_in_the_rule_alone_are_sent_the_same(tm
     rules = {name: RULES[name] for name in (OURS, "fixed_delay:0")}
     with bench_batch.Fleet(manifest, rules) as fleet:
         measured = uvloop.run(bench_batch.measure(fleet.ports[OURS]))
-        assert 0 < measured.fixed < measured.alone
-        assert measured.capacity > 1 / measured.alone
+        assert min(measured) > 0
         calm = measured._replace(capacity=50.0, alone=1.0)  # budgets of seconds: all are in time
         (goodput,) = bench_batch.by_the_clock(fleet.ports, calm, [0.5], 1, 1.0, lambda: None)
     assert goodput.keys() == rules.keys()
     assert goodput[OURS] == goodput["fixed_delay:0"]
     assert goodput[OURS][0] > 10
-    assert math.isfinite(measured.noise)
+    assert all(map(math.isfinite, measured))
 
 
 @pytest.mark.parametrize("options", [["--seeds", "0"], ["--curve", "8"], ["--curve", "8,x"], ["--curve", "0,1"]])
