@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import json
 import platform
 import queue
@@ -168,6 +169,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", default="", help="parts, separated by commas")
     parser.add_argument("--variants", default="", help="variants, or PART/VARIANT, separated by commas")
     options = parser.parse_args(arguments)
+    if importlib.util.find_spec("torch") is None:
+        parser.error(f"{sys.executable} has no torch: make bench-gpu PYTHON=/path/to/a/python/that/has/it")
     run = Run(options.out, options.scale, options.seconds)
     only, named = options.only.split(",") if options.only else [], options.variants.split(",")
     for part, variants in PLAN:
@@ -175,6 +178,8 @@ def main(arguments: list[str]) -> int:
             wanted = tuple(v for v in variants if {v, f"{part}/{v}"} & set(named)) if options.variants else variants
             if wanted or not variants:
                 run.part(part, wanted)
+        if "failed" in run.data["parts"].get(part, {}):
+            parser.error(run.data["parts"][part]["failed"])
     print(report.table(run.data))  # noqa: T201
     return 0
 

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 BROKEN_DEVICE = 3
 """Exit status: the device refuses further work."""
+NO_DEVICE = 4
+"""Exit status: there is none."""
 VARIANT_SECONDS = 45.0
 """After so long a variant begins no further row: a slow one must not cost the others."""
 WHOLE = {"front": math.inf, "batching": math.inf}
@@ -101,6 +103,9 @@ def main(arguments: list[str]) -> int:
 def measure(part: str, variants: list[str], scale: Scale, until: float, write: Write) -> int:
     """Everything this process was asked for; the exit status."""
     device, card = place()
+    if device.type == "cpu" and scale is FULL:
+        write("", {"failed": "torch sees no CUDA device; --scale tiny tries the benchmark itself on a CPU"})
+        return NO_DEVICE
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = SHAPES_SEEN
     meter = Meter(device, card)
     if part == "ceilings":
@@ -108,7 +113,12 @@ def measure(part: str, variants: list[str], scale: Scale, until: float, write: W
         for form, rate in ceilings.matrix_rates(meter, scale.sides):
             write("", {"operations_per_s": {form: rate}})
         return 0
-    bench = benches(part, meter, scale)
+    try:
+        bench = benches(part, meter, scale)
+    except ImportError as error:
+        for variant in variants:
+            write(variant, {"skipped": f"needs {error.name}, which is not installed here"})
+        return 0
     write("", bench.describe())
     for variant in variants:
         if time.monotonic() > until:

@@ -81,3 +81,16 @@ def test_the_variants_planned_can_be_parsed():
     for part, variants in gpu.PLAN:
         for name in variants:
             assert part == "front" or build.parse(name)
+
+
+def test_without_torch_or_a_card_it_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        gpu.main([])
+    assert "has no torch: make bench-gpu PYTHON=" in capsys.readouterr().err
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: True)
+    said = json.dumps({"variant": "", "found": {"failed": "torch sees no CUDA device"}})
+    monkeypatch.setattr(gpu, "command", lambda *_: [sys.executable, "-c", f"print({said!r}); raise SystemExit(4)"])
+    with pytest.raises(SystemExit):
+        gpu.main(["--out", str(tmp_path / "gpu.json")])
+    assert "torch sees no CUDA device" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """A part writes what it knows at once; a variant that fails or comes too late costs only itself."""
 
+import sys
 import time
 
 import pytest
@@ -49,3 +50,17 @@ def test_a_measurement_is_cut_when_time_is_up(written):
     lines, write = written
     assert part._tried("x", iter([{"rows": [1]}, {"rows": [2]}]), time.monotonic() - 1, write)
     assert [found for _, found in lines][:-1] == [{"begun": True}, {"rows": [1]}, {"cut": "after 0 s: out of time"}]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_without_a_card_nothing_large_is_begun(written):
+    lines, write = written
+    assert part.measure("ceilings", [], part.FULL, LATER, write) == part.NO_DEVICE
+    assert "no CUDA device" in lines[0][1]["failed"]
+
+
+def test_a_part_whose_libraries_are_missing_is_left_out(written, monkeypatch):
+    lines, write = written
+    monkeypatch.setitem(sys.modules, "workers.bench.front", None)
+    assert part.measure("front", ["bf16"], part.TINY, LATER, write) == 0
+    assert lines == [("bf16", {"skipped": "needs workers.bench.front, which is not installed here"})]
