@@ -12,13 +12,16 @@ Data = dict[str, Any]
 
 
 def merged(runs: Sequence[Data]) -> Data:
-    """Several runs as one: of a variant the last that has figures for it, beside the limits of its own run."""
+    """Several runs as one: of a variant the last that has figures for it, beside the limits of its own run. What no run
+    began and the last does not name was given up meanwhile, and is left out."""
     whole: Data = dict(runs[-1], parts={})
     for data in runs:
         for part, found in data["parts"].items():
             into = whole["parts"].setdefault(part, {})
             into.update({key: value for key, value in found.items() if key != "variants"})
             for name, variant in found.get("variants", {}).items():
+                if "skipped" in variant and data is not runs[-1]:
+                    continue
                 if name not in into.get("variants", {}) or measured(variant):
                     limits = data["parts"].get("ceilings", {})
                     into.setdefault("variants", {})[name] = variant | {"limits": limits, "run": data["measured"]}
