@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -20,6 +21,8 @@ Figure = dict[str, Any]
 COLOURS = ("#3566d6", "#c8431d", "#16865c", "#8b45c4", "#b07a00", "#0f8ca3", "#c13d84", "#6a7480")
 """Told apart on white and on dark."""
 GREY = "#8a929c"
+LABELS = ("top right", "bottom right", "top left", "bottom left")
+"""Where points are named, in turn: variants alike lie close to each other."""
 
 
 def write(path: Path, manifest: Manifest) -> Path:
@@ -109,27 +112,43 @@ def plane(manifest: Manifest, across: Sequence[float], unit: str, colours: Mappi
             "line": {"shape": "hv", "color": GREY, "dash": "dot", "width": 1.5},
         }
     ]  # fmt: skip
-    data += [_point(one, x, unit, colours[one.variant]) for one, x in zip(manifest.variants, across, strict=True)]
+    for place, (one, x) in enumerate(zip(manifest.variants, across, strict=True)):
+        data.append(_point(one, x, unit, colours[one.variant], LABELS[place % len(LABELS)]))
     axis: Figure = {"title": {"text": unit}, "rangemode": "tozero"}
     if max(across) > 8 * min(across) > 0:
-        axis |= {"type": "log", "rangemode": "normal", "dtick": "D2"}
+        axis |= {"type": "log", "rangemode": "normal"} | ticks(across)
     lines: list[Figure] = []
     if manifest.floor is not None:
         lines = [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": manifest.floor, "y1": manifest.floor,
                   "line": {"color": GREY, "width": 1, "dash": "dash"}}]  # fmt: skip
     return {
         "data": data,
-        "layout": {"xaxis": axis, "yaxis": {"title": {"text": "quality"}}, "height": 440, "shapes": lines},
+        "layout": {
+            "xaxis": axis,
+            "yaxis": {"title": {"text": "quality"}},
+            "height": 440,
+            "showlegend": False,
+            "shapes": lines,
+        },
     }
 
 
-def _point(one: Variant, x: float, unit: str, colour: str) -> Figure:
+def ticks(values: Sequence[float]) -> Figure:
+    """Ones, twos and fives around these values, for a logarithmic axis."""
+    low, high = min(values) / 2, max(values) * 2
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [lead * 10.0**decade for decade in decades for lead in (1, 2, 5)]
+    found = [each for each in found if low <= each <= high]
+    return {"tickvals": found, "ticktext": [f"{each:.3g}" for each in found]}
+
+
+def _point(one: Variant, x: float, unit: str, colour: str, where: str) -> Figure:
     low, high = one.quality_ci95 or (one.quality, one.quality)
     return {
         "type": "scatter", "mode": "markers+text", "name": one.variant, "x": [x], "y": [one.quality],
         "error_y": {"type": "data", "symmetric": False, "array": [max(high - one.quality, 0)],
                     "arrayminus": [max(one.quality - low, 0)], "thickness": 1, "color": colour},
-        "text": [one.variant], "textposition": "top center", "textfont": {"color": colour},
+        "text": [one.variant], "textposition": where, "textfont": {"color": colour},
         "marker": {"color": colour, "size": 11, "symbol": "circle" if one.verdict.served else "circle-open"},
         "hovertemplate": f"<b>{html.escape(one.variant)}</b><br>quality %{{y:.4f}} ({low:.4f} to {high:.4f})"
         f"<br>%{{x:.4g}} {unit}<extra></extra>",
@@ -170,7 +189,8 @@ def batches(variants: Sequence[Variant], colours: Mapping[str, str]) -> Figure:
     ]  # fmt: skip
     axes = {
         "xaxis": {"title": {"text": "items in the batch"}, "type": "log", "tickvals": [2**i for i in range(11)]},
-        "yaxis": {"title": {"text": "milliseconds"}, "type": "log", "dtick": 1},
+        "yaxis": {"title": {"text": "milliseconds"}, "type": "log"}
+        | ticks([times.p50 for one in variants for times in one.latency_ms.values()]),
     }
     return {"data": data, "layout": axes | {"height": 380}}
 

@@ -57,6 +57,10 @@ def test_payback_names_who_never_pays(manifest):
     assert figure["layout"]["annotations"][0]["text"] == "never: worse"
 
 
+def test_logarithmic_axes_have_readable_ticks():
+    assert report.ticks([0.3, 4])["ticktext"] == ["0.2", "0.5", "1", "2", "5"]
+
+
 def test_batches_are_the_manifests(manifest):
     first = report.figures(manifest)["batches"]["data"][0]
     assert (first["x"], len(first["y"])) == ([1, 8, 32], 3)

@@ -5,8 +5,8 @@ import pytest
 
 pytest.importorskip("onnx_ir")
 
-from workers.accelerate.techniques import int4  # noqa: E402
-from workers.engines.onnx import OnnxEngine  # noqa: E402
+from workers.accelerate.techniques import int4
+from workers.engines.onnx import OnnxEngine
 
 
 def test_it_is_smaller_and_answers_alike(job, tmp_path):
