@@ -6,7 +6,8 @@ Clients and routes repeat their constraints, so that a mask is made once and kep
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from policies.records import Worker
 from policies.request import Selection
 
 Mask = npt.NDArray[np.bool_]
+T = TypeVar("T")
 NO_GRPC = "No node that would do is reached over gRPC, only over HTTP: POST it to /v2/models/MODEL/infer."
 """For a client whose selection only leaves others."""
 KEPT = 64
@@ -25,7 +27,7 @@ KEPT = 64
 class Masks:
     """The masks of one model's nodes, one entry per slot."""
 
-    __slots__ = ("_at_least", "_named", "_nodes", "_selected")
+    __slots__ = ("_at_least", "_kept", "_named", "_nodes", "_selected")
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self._nodes = nodes
@@ -34,12 +36,22 @@ class Masks:
         """Nodes by the quality they reach."""
         self._named: dict[str, list[int]] = {}
         """Slots by worker id, region, cloud; made anew when membership changed and somebody asks."""
+        self._kept: dict[str, Any] = {}
+        """What else was made of the records."""
 
     def forget(self) -> None:
         """Membership or a record has changed."""
         self._selected.clear()
         self._at_least.clear()
         self._named.clear()
+        self._kept.clear()
+
+    def kept(self, name: str, make: Callable[[Sequence[Node]], T]) -> T:
+        """What was made of the nodes' records under this name, until a record or membership changes."""
+        found: T | None = self._kept.get(name)
+        if found is None:
+            found = self._kept[name] = make(self._nodes)
+        return found
 
     def selected(self, selection: Selection) -> Mask:
         """Which nodes a selection allows."""

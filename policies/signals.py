@@ -8,7 +8,7 @@ for. docs/signals.md says what to do with each figure.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -17,6 +17,7 @@ import numpy as np
 from policies import cost
 from policies.columns import Columns, Floats
 from policies.masks import Mask
+from policies.node import Node
 from policies.records import ReservedPrice, Worker
 from policies.request import Request
 from policies.worker import KNEE
@@ -117,6 +118,8 @@ class Signals:
             self._forget(gone)
         if not models:
             return
+        for columns in models.values():
+            _ = columns.outstanding  # which counts anew what has changed: a twentieth at each tick, not all at once
         model = min(models, key=lambda name: self._looked.get(name, -math.inf))
         if now - self._looked.get(model, -math.inf) >= EVERY_SECONDS:
             self._looked[model] = now
@@ -128,15 +131,12 @@ class Signals:
             del self._trends[key]
 
     def _look(self, columns: Columns, now: float) -> dict[str, Signal]:
-        count = len(columns.nodes)
-        slots = np.fromiter((node.state.slots for node in columns.nodes), np.float32, count)
-        hours = np.fromiter((_scalable(node.worker) for node in columns.nodes), np.float32, count)
+        slots, hours = columns.masks.kept("slots", _slots), columns.masks.kept("hours", _hours)
         busy = np.maximum(columns.outstanding / slots, columns.wait / KNEE)
         price = columns.usd + columns.usd_prompt * PROMPT_TOKENS + columns.usd_output * OUTPUT_TOKENS
         cheapest = float(price.min())
         found = {}
-        for region in sorted({node.region for node in columns.nodes}):
-            here = columns.masks.named((region,))
+        for region, here in columns.masks.kept("regions", _regions).items():
             at_work, work, nodes = here & (busy >= IDLE), float(busy[here].sum()), int((here & columns.accepts).sum())
             found[region] = Signal(
                 model=columns.model,
@@ -158,6 +158,21 @@ class Signals:
         slope = trend.slope if busy > trend.slow else 0.0  # what has passed already grows no more
         seconds = (nodes - busy) / slope if slope > 0.0 else math.inf
         return seconds if seconds < LONGEST_SECONDS else math.inf
+
+
+def _slots(nodes: Sequence[Node]) -> Floats:
+    return np.fromiter((node.state.slots for node in nodes), np.float32, len(nodes))
+
+
+def _hours(nodes: Sequence[Node]) -> Floats:
+    return np.fromiter((_scalable(node.worker) for node in nodes), np.float32, len(nodes))
+
+
+def _regions(nodes: Sequence[Node]) -> dict[str, Mask]:
+    """Which nodes stand in each."""
+    names = sorted({node.region for node in nodes})
+    where = np.array([names.index(node.region) for node in nodes])
+    return {name: where == index for index, name in enumerate(names)}
 
 
 def _scalable(worker: Worker) -> float:

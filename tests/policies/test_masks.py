@@ -54,3 +54,12 @@ def test_a_request_by_grpc_needs_a_node_that_is_reached_by_it():
     chosen = [node.worker.id for node in columns.nodes if columns.masks.selected(selection)[node.slot]]
     assert chosen == ["both"]
     assert [node.worker.id for node in columns.nodes if allows(selection, node)] == ["both"]
+
+
+def test_what_is_made_of_the_records_is_kept_until_one_changes():
+    r = many(3)
+    masks = r.fleet.columns(MODEL).masks
+    made = [masks.kept("ids", lambda nodes: [node.worker.id for node in nodes]) for _ in range(2)]
+    assert made[0] is made[1] == ["w0", "w1", "w2"]
+    r.observe(WorkerGone("w0"), 0.0)
+    assert masks.kept("ids", len) == 2
