@@ -4,7 +4,7 @@ import logging
 import pytest
 from click.testing import CliRunner
 
-from policies.records import MarginalPrice, TokenPrice
+from policies.records import MarginalPrice, ReservedPrice, TokenPrice
 from tests.workers.nvml import Card, Nvml
 from workers import app, cli, devices
 from workers.config import ConfigError
@@ -55,6 +55,12 @@ def test_serve_takes_every_option(invoke):
     assert (place.redis, str(place.key)) == ("redis://r", "k")
     assert (config.queue_limit, config.drain_seconds) == (9, 3)
     assert config.batching == FixedDelay(ms=2.0)
+
+
+def test_hours_that_are_paid_and_electricity_that_is_known(invoke):
+    _, config = invoke("serve", "--model", "digits", "--price-hour", "2", "--reserved", "--carbon-g-per-kwh", "20")
+    assert config.placement.price == ReservedPrice(usd_per_hour=2.0)
+    assert config.placement.carbon_g_per_kwh == 20.0
 
 
 def test_attach_takes_every_option(invoke):
