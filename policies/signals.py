@@ -29,6 +29,8 @@ FAST_SECONDS, SLOW_SECONDS = 15.0, 60.0
 slope: long against bursts, short against the minutes that a new node takes."""
 LONGEST_SECONDS = 86_400.0
 """A runway beyond a day is noise in the slope."""
+MOST_RECOUNTED = 256
+"""Nodes whose outstanding requests a look should have to count anew: 0.1 ms; beyond it they are counted before."""
 IDLE = 0.1
 """Share of its slots below which a node does nothing that others could not do."""
 DEARER = 1.05
@@ -119,7 +121,8 @@ class Signals:
         if not models:
             return
         for columns in models.values():
-            _ = columns.outstanding  # which counts anew what has changed: a twentieth at each tick, not all at once
+            if len(columns.recount) > MOST_RECOUNTED:
+                _ = columns.outstanding  # which counts anew what has changed
         model = min(models, key=lambda name: self._looked.get(name, -math.inf))
         if now - self._looked.get(model, -math.inf) >= EVERY_SECONDS:
             self._looked[model] = now
