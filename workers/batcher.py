@@ -115,7 +115,8 @@ class Batcher:
                 if not isinstance(event, Result):
                     assert isinstance(event, Refused)
                     return event._replace(executed=any(each.started is not None for each in jobs))
-                self._batched[job.lane].answered(job, self.clock())
+                # One of several may have been done long before its turn came here.
+                self._batched[job.lane].answered(job, self.clock() if len(jobs) == 1 else job.finished)
                 values.append(event.value)
         finally:
             self.cancel(jobs)

@@ -181,9 +181,9 @@ class Batched:
             end(job, event, self.tally, now)
         self.running = ()
 
-    def answered(self, job: Job, now: float) -> None:
+    def answered(self, job: Job, now: float | None) -> None:
         """Whoever waited for this job goes on: the batch is over when the last of it does."""
-        if job is self._last and job.started is not None:
+        if job is self._last and job.started is not None and now is not None:
             self._took.observe(self._weight(job.bucket) * job.batch, now - job.started)
 
     def fail(self, now: float) -> None:

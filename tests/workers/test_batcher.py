@@ -251,6 +251,22 @@ async def test_who_can_no_longer_be_served_in_time_is_refused_unexecuted():
     assert engine.batches == [1]
 
 
+async def test_a_job_that_waits_for_its_sisters_does_not_count_as_slow(monkeypatch):
+    """The first to be done is the second to be asked for."""
+    engine, told = Doubler(), []
+    entries = [steep(engine), tensor_entry(Doubler(), "double", "int8")]
+    monkeypatch.setattr(entries[1].runner, "answered", lambda *answered: told.append(answered))
+    async with batching(*entries) as batcher:
+        now = batcher.clock()
+        engine.gate.clear()
+        slow, fast = tensor(batcher, deadline=now + 30), tensor(batcher, deadline=now + 10, lane="double:int8")
+        asked = asyncio.ensure_future(batcher.results([slow, fast]))
+        await until(lambda: fast.finished is not None)
+        engine.gate.set()
+        assert isinstance(await asked, list)
+    assert told == [(fast, fast.finished)]
+
+
 async def test_a_running_batch_is_stopped_when_the_last_of_its_callers_leaves():
     engine, stopped = Doubler(), []
     engine.gate.clear()
