@@ -32,24 +32,10 @@ chose these (run of 2026-11-25)."""
 @triton.autotune(configs=CONFIGS, key=["width", "inner", "GATED"])
 @triton.jit
 def _multiply(
-    x,
-    weight,
-    scale,
-    residual,
-    out,
-    rows,
-    width,
-    inner: tl.constexpr,
-    epsilon,
-    SCALED: tl.constexpr,  # noqa: N803 - Triton's way to write constants
-    HALF: tl.constexpr,  # noqa: N803
-    NORMED: tl.constexpr,  # noqa: N803
-    GATED: tl.constexpr,  # noqa: N803
-    ADDED: tl.constexpr,  # noqa: N803
-    ROWS: tl.constexpr,  # noqa: N803
-    COLUMNS: tl.constexpr,  # noqa: N803
-    DEPTH: tl.constexpr,  # noqa: N803
-):
+    x, weight, scale, residual, out, rows, width, inner: tl.constexpr, epsilon,
+    SCALED: tl.constexpr, HALF: tl.constexpr, NORMED: tl.constexpr, GATED: tl.constexpr,  # noqa: N803 - Triton's way
+    ADDED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,  # noqa: N803 - of constants
+):  # fmt: skip
     """out[rows, width] = x[rows, inner] @ weight[width, inner].T * scale; `inner` is a multiple of DEPTH.
 
     HALF multiplies in float16: fp8 widens to it in one instruction, to bfloat16 in several. Activations must stay
@@ -81,13 +67,13 @@ def _multiply(
             second = tl.dot(left, tl.trans(other.to(left.dtype)), second)
     if SCALED:
         total *= tl.load(scale + column, mask=inside, other=0.0)[None, :]
+    if SCALED and GATED:
+        second *= tl.load(scale + width + column, mask=inside, other=0.0)[None, :]
     if NORMED:
-        total *= (1.0 / tl.sqrt(squares / inner + epsilon))[:, None]
+        factor = (1.0 / tl.sqrt(squares / inner + epsilon))[:, None]
+        total *= factor
+        second *= factor
     if GATED:
-        if SCALED:
-            second *= tl.load(scale + width + column, mask=inside, other=0.0)[None, :]
-        if NORMED:
-            second *= (1.0 / tl.sqrt(squares / inner + epsilon))[:, None]
         total = total / (1.0 + tl.exp(-total)) * second
     place = row[:, None] * width + column[None, :]
     there = present[:, None] & inside[None, :]
