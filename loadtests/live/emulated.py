@@ -47,6 +47,8 @@ class Fault(enum.Enum):
     """A compressed reply nobody asked for: 64 MiB of zeros in 64 KiB."""
     BLACK_HOLE = "black_hole"
     """Never an answer."""
+    STALL = "stall"
+    """Never an answer either, but its place in the batch is taken until somebody calls it off."""
     CUT = "cut"
     """The connection closes: before a unary reply, in the middle of a stream."""
 
@@ -76,6 +78,8 @@ class Execution(msgspec.Struct):
     deadline_ms: float | None
     started: float
     """Unix time."""
+    hedge: str = ""
+    """What ties it to the other of a hedged pair."""
     ended: float = 0.0
     end: str = "running"
     """done, cancelled, refused, failed, running"""
@@ -263,6 +267,7 @@ async def _execute(request: web.Request) -> web.StreamResponse:
         stream=asked.stream,
         deadline_ms=float(budget) if budget else None,
         started=time.time(),
+        hedge=request.headers.get(records.HEDGE_HEADER, ""),
     )
     emulated.log.append(entry)
     entry.end = "cancelled"  # unless something below says otherwise
@@ -295,6 +300,8 @@ async def _answer(
     if emulated.accelerator is not None:
         return await _modelled(request, emulated, emulated.accelerator, asked, size, entry)
     async with emulated.slot() as queued:
+        if emulated.fault is Fault.STALL:
+            await asyncio.Event().wait()
         if emulated.fault is Fault.CUT and not asked.stream:
             entry.end = "failed"
             return await _write_raw(request, b"")

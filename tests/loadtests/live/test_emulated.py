@@ -10,6 +10,7 @@ from loadtests.live.emulated import NOISE_HEADER, OUTPUT_HEADER, PROMPT_HEADER, 
 from loadtests.simulator.world import Profile
 from policies import records
 from policies.reports import REPORT_COMMENT, REPORT_FORMAT_HEADER, REPORT_HEADER, decode_report
+from tests.workers.fakes import until
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 CURVE = records.Curve(base=0.004, item=0.001, prefill=0.0, decode=0.002)
@@ -138,6 +139,17 @@ async def test_a_black_hole_never_answers(client, emulated):
     await client.post("/control", json={"fault": "black_hole"})
     with pytest.raises(TimeoutError):
         await client.post("/v1/chat/completions", json=CHAT, timeout=aiohttp.ClientTimeout(total=0.2))
+
+
+async def test_a_stall_holds_its_place_until_it_is_called_off(client, emulated):
+    await client.post("/control", json={"fault": "stall"})
+    headers = {"x-isochrone-hedge": "tied"}
+    asked = asyncio.ensure_future(client.post("/v1/chat/completions", json=CHAT, headers=headers))
+    await until(lambda: emulated.running)
+    asked.cancel()
+    await until(lambda: not emulated.running)
+    (entry,) = emulated.log
+    assert (entry.end, entry.hedge) == ("cancelled", "tied")
 
 
 async def test_price_is_changed_in_the_record(client, emulated):
