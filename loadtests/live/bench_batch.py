@@ -48,6 +48,8 @@ RULES: Mapping[str, str] = {
     "fixed_window": f"fixed_window:{WINDOW:g}",
     **{f"fixed_delay:{ms:g}": f"fixed_delay:{ms:g}" for ms in DELAYS},
 }
+ASKED = "asked"
+"""Beside the rules: requests per second."""
 FAMILIES = (OURS, "none", "fixed_window", "fixed_delay")
 SECONDS = 4.0
 SEEDS = 3
@@ -182,12 +184,13 @@ def by_the_clock(
     ports: Mapping[str, int], measured: Measured, loads: Sequence[float], seeds: int, seconds: float,
     step: Callable[[], object],
 ) -> list[dict[str, list[float]]]:  # fmt: skip
-    """Goodput of every rule at every load, one value per seed."""
+    """Goodput of every rule at every load, and what was asked, one value per seed."""
     demand, found = measured.demand(measured.capacity, measured.alone), []
     for load in loads:
-        goodput: dict[str, list[float]] = {name: [] for name in ports}
+        goodput: dict[str, list[float]] = {name: [] for name in (ASKED, *ports)}
         for seed in range(seeds):
             plan = demand.plan(load * measured.capacity, seconds, seed=seed)
+            goodput[ASKED].append(len(plan) / seconds)
             names = list(ports)
             for name in names[seed % len(names) :] + names[: seed % len(names)]:
                 goodput[name].append(uvloop.run(_goodput(ports[name], plan, seconds)))
@@ -221,10 +224,11 @@ def virtually(
     capacity, alone = measured.virtual_capacity, measured.fixed + measured.each
     demand, found = measured.demand(capacity, alone), []
     for load in loads:
-        goodput: dict[str, list[float]] = {name: [] for name in rules}
+        goodput: dict[str, list[float]] = {name: [] for name in (ASKED, *rules)}
         seconds = requests / (load * capacity)
         for seed in range(seeds):
             plan = demand.plan(load * capacity, seconds, seed=seed)
+            goodput[ASKED].append(len(plan) / seconds)
             for name, kept in zip(rules, _replayed(measured, plan, list(rules.values()), seed), strict=True):
                 goodput[name].append(kept / seconds)
             step()
@@ -257,7 +261,7 @@ def row(load: float, goodput: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """One load's line: medians over the seeds, of the fixed delays the best here, and how far the seeds lie apart."""
     medians = {name: statistics.median(values) for name, values in goodput.items()}
     best = max((name for name in medians if name.startswith("fixed_delay:")), key=medians.__getitem__)
-    said: dict[str, Any] = {"load": load}
+    said: dict[str, Any] = {"load": load, ASKED: round(medians[ASKED], 1)}
     spread = {}
     for family in FAMILIES:
         name = best if family == "fixed_delay" else family
@@ -269,14 +273,14 @@ def row(load: float, goodput: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     return said | {"min_max": spread}
 
 
-def table(rows: Sequence[Mapping[str, Any]], capacity: float, title: str) -> Table:
+def table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     made = Table(
         title=title, title_justify="left", caption="in deadline per second; in brackets the share of all asked"
     )
-    for name in ("load", "asked", *FAMILIES, "best delay"):
+    for name in ("load", ASKED, *FAMILIES, "best delay"):
         made.add_column(name.replace("_", " "), justify="right")
     for each in rows:
-        asked = each["load"] * capacity
+        asked = each[ASKED]
         figures = [f"{each[family]:.0f} ({each[family] / asked:.0%})" for family in FAMILIES]
         made.add_row(f"{each['load']:g}", f"{asked:.0f}", *figures, f"{each['fixed_delay_ms']:g} ms")
     return made
@@ -344,8 +348,8 @@ def main(seconds: float, seeds: int, virtual_seeds: int, loads: str, told: str) 
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     screen = report.screen()
     if real is not None:
-        screen.print(table(rows, measured.capacity, f"by the clock, {seeds} seeds of {seconds:g} s"))
-    screen.print(table(virtual_rows, measured.virtual_capacity, f"in virtual time, {virtual_seeds} seeds"))
+        screen.print(table(rows, f"by the clock, {seeds} seeds of {seconds:g} s"))
+    screen.print(table(virtual_rows, f"in virtual time, {virtual_seeds} seeds"))
 
 
 if __name__ == "__main__":
