@@ -13,7 +13,12 @@ import click
 @click.command()
 @click.argument("source")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the variants.")
-@click.option("--spec", type=click.Path(path_type=Path), default=None, help="[default: accelerate.yaml by the source]")
+@click.option(
+    "--spec",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="What it is for, and data.  [default: accelerate.yaml by SOURCE]",
+)
 @click.option("--variants", default="", metavar="A,B+C", help="Techniques, joined by +.  [default: each one alone]")
 @click.option("--price-per-hour", type=click.FloatRange(0), default=None, help="US dollars; on a CPU, of one core.")
 @click.option("--report", is_flag=True, help="Also write a page with plots: MODEL.report.html.")

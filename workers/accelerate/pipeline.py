@@ -53,6 +53,7 @@ def accelerate(
 ) -> Path:
     """The manifest's path. `variants`: none means all techniques. Raises SpecError."""
     chains = {name: techniques.chain(name) for name in variants or techniques.TECHNIQUES}
+    sources.exists(told)
     read = spec.read(place)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".work-") as work:

@@ -46,6 +46,15 @@ class Source(NamedTuple):
         return "embed" if self.tokenizer is not None else "onnx"
 
 
+def exists(told: str) -> None:
+    """Raises SpecError where there is nothing of this name to open."""
+    path = Path(told)
+    if path.suffix == ".onnx" and not path.is_file():
+        raise SpecError(f"{path}: no such file: give an ONNX file, a folder, or package.module:callable")
+    if not path.is_dir() and path.suffix != ".onnx" and ":" not in told:
+        raise SpecError(f"{told}: neither a folder nor an .onnx file nor package.module:callable")
+
+
 def opened(
     told: str, spec: Spec, place: Path, example: Mapping[str, np.ndarray], work: Path, machine: Machine
 ) -> Source:
@@ -57,15 +66,11 @@ def opened(
     if path.is_dir():
         return _exported(told, _folder(path, spec, machine), _weights(path), spec, example, work, tokenizer)
     if path.suffix == ".onnx":
-        if not path.is_file():
-            raise SpecError(f"{path}: no such file: give an ONNX file, a folder, or package.module:callable")
         _fits(path, path.stat().st_size)
         return _graph(told, path, digest(path), spec, tokenizer)
-    if ":" in told:
-        if why := machine.lacks("torch", "onnxscript"):
-            raise SpecError(f"{told}: a torch module: {why}")
-        return _exported(told, named(told), None, spec, example, work, tokenizer)
-    raise SpecError(f"{told}: neither a folder nor an .onnx file nor package.module:callable")
+    if why := machine.lacks("torch", "onnxscript"):
+        raise SpecError(f"{told}: a torch module: {why}")
+    return _exported(told, named(told), None, spec, example, work, tokenizer)
 
 
 def named(told: str, field: str = "") -> Callable[[], Any]:

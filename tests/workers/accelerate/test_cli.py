@@ -29,6 +29,12 @@ def test_a_table_a_page_and_a_manifest(call, folder):
     assert str(folder / "out" / "small.manifest.json") in result.stdout
 
 
+def test_a_source_that_is_not_there_is_said_before_its_spec(folder):
+    result = CliRunner().invoke(main, ["accelerate", str(folder / "none" / "x.onnx"), "--out", str(folder / "out")])
+    assert result.exit_code == 2
+    assert "x.onnx: no such file" in result.stderr
+
+
 def test_json_is_the_manifest(call, folder):
     result = call("--variants", "fp32", "--json", "--price-per-hour", "0.5")
     assert json.loads(result.stdout) == json.loads((folder / "out" / "small.manifest.json").read_text())

@@ -30,8 +30,6 @@ def test_a_graph_is_taken_as_it_is(folder):
 @pytest.mark.parametrize(
     ("told", "changed", "message"),
     [
-        ("none.onnx", {}, r"none\.onnx: no such file: give an ONNX file, a folder, or package"),
-        ("model.bin", {}, r"model\.bin: neither a folder nor an \.onnx file"),
         ("accelerate.onnx", {}, r"accelerate\.onnx: .*cannot load it"),
         ("small.onnx", {"output": "scores"}, r"\$\.output: the model has no output 'scores': choose among probabil"),
         ("small.onnx", {"task": "embedding"}, r"\$\.tokenizer: .*tokenizer\.json is missing"),
@@ -42,6 +40,23 @@ def test_what_cannot_be_opened_is_named(folder, told, changed, message):
     shutil.copy(folder / "accelerate.yaml", folder / "accelerate.onnx")
     with pytest.raises(SpecError, match=message):
         opened(folder / told, folder, **changed)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("none.onnx", r"none\.onnx: no such file: give an ONNX file, a folder, or package"),
+        ("model.bin", r"model\.bin: neither a folder nor an \.onnx file"),
+    ],
+)
+def test_what_is_not_there_is_said_first(told, message):
+    with pytest.raises(SpecError, match=message):
+        sources.exists(told)
+
+
+def test_what_is_there_may_be_opened(folder):
+    for told in (folder, folder / "small.onnx", "package.module:callable"):
+        sources.exists(str(told))
 
 
 def test_a_callable_needs_torch(folder):
