@@ -85,15 +85,16 @@ class Shares:
         if served:
             account.served += cost
 
-    def over(self, tenant: str, now: float) -> bool:
-        """Whether a tenant has had its share of late, and others have not had what they asked for."""
+    def over(self, tenant: str, now: float, lenience: float = 0.0) -> bool:
+        """Whether a tenant has had its share of late, and more than `lenience` (of it) beyond, and others have not had
+        what they asked for."""
         account = self._accounts.get(tenant)
         if account is None or len(self._accounts) < 2:
             return False
         if now - self._dealt_at >= DEALT_SECONDS:
             self._deal(now)
         account.age(now)
-        return account.served > TOLERANCE * self._level * self.weight(tenant)
+        return account.served > (TOLERANCE + lenience) * self._level * self.weight(tenant)
 
     def _deal(self, now: float) -> None:
         self._dealt_at = now

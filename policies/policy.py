@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from policies.admission import AdmissionConfig, Overload
+from policies.admission import MAX_FLOOR, AdmissionConfig, Overload
 from policies.balancers import Balancer
 from policies.fairness import Shares
 from policies.hedge import HedgeConfig, Hedging
 from policies.request import Request
 from policies.retry import RetryBudget, RetryConfig
+
+LENIENCE = 0.6
+"""Of its share that a tenant may have beyond it while overload begins; in full overload it has none. Without it, the
+hog of S11 (seed 101) is cut down so far that 74.4 % of all requests are in deadline, with it 78.1; 79.0 without shares,
+where the other tenants get 84 %, not 93."""
 
 
 class Policy:
@@ -34,4 +39,6 @@ class Policy:
 
     def over_share(self, request: Request, now: float) -> bool:
         """Whether its tenant has had more than its share, while there is not enough for all."""
-        return self.admission.fair and self.shares.over(request.tenant, now)
+        return self.admission.fair and self.shares.over(
+            request.tenant, now, LENIENCE * (1.0 - self.overload.floor / MAX_FLOOR)
+        )

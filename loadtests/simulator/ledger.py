@@ -17,6 +17,7 @@ from loadtests.simulator.serving import JOULES_PER_KWH, Worker
 from loadtests.simulator.world import World
 from loadtests.workload import Planned
 from policies.cost import SECONDS_PER_HOUR
+from policies.fairness import level
 from policies.request import Status
 
 PROMISED = (Status.FEASIBLE, Status.DEGRADED)
@@ -94,7 +95,7 @@ class Ledger:
             call.first - call.request.arrived for call in calls if call.worker is not None and call.first is not None
         ]
         fleet = sum(_rent(worker, world) for worker in workers)
-        groups = _shares(calls, lambda call: call.tenant)
+        groups = fair_shares(calls)
         if len(groups) < 2:
             groups = _shares(calls, lambda call: call.origin)
         return Figures(
@@ -202,6 +203,18 @@ def _shares(calls: Iterable[Call], key: Callable[[Call], str]) -> dict[str, floa
         offered[key(call)] += 1
         met[key(call)] += call.met
     return {name: met[name] / offered[name] for name in sorted(offered)}
+
+
+def fair_shares(calls: Iterable[Call]) -> dict[str, float]:
+    """What each tenant got in deadline, as a share of what it would get if all that was in deadline were dealt out
+    evenly (max-min, what a tenant does not ask for going to the others). 1 is even; a hog has more."""
+    offered: Counter[str] = Counter()
+    met: Counter[str] = Counter()
+    for call in calls:
+        offered[call.tenant] += 1
+        met[call.tenant] += call.met
+    each = level([(float(count), 1.0) for count in offered.values()], float(met.total()))
+    return {name: met[name] / min(float(offered[name]), each) if each else 0.0 for name in sorted(offered)}
 
 
 def jain(shares: Sequence[float]) -> float:

@@ -263,8 +263,8 @@ def test_a_hog_is_refused_first(wants):
     alike = flood(router(worker("w"), house=PolicyConfig(admission=AdmissionConfig(fair=False))), 20.0, wants)
     fair = flood(router(worker("w")), 20.0, wants)
     assert fair["small"] > alike["small"] + 0.15
-    assert fair["small"] > 0.7
-    assert fair["small"] / 8 + fair["hog"] * 7 / 8 > 0.7 * (alike["small"] / 8 + alike["hog"] * 7 / 8)
+    assert fair["small"] > 0.6
+    assert fair["small"] / 8 + fair["hog"] * 7 / 8 > 0.6 * (alike["small"] / 8 + alike["hog"] * 7 / 8)
 
 
 def test_degrading_stops_at_the_floor():

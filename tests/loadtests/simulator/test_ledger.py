@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from loadtests.simulator.ledger import Ledger, jain, reliability
+from loadtests.simulator.ledger import Ledger, fair_shares, jain, reliability
 from loadtests.simulator.machine import Herd
 from loadtests.simulator.world import Fault, FaultKind, Nodes
 from loadtests.workload import Class, Planned
@@ -131,7 +131,18 @@ def test_fairness_is_over_tenants_or_over_regions_when_there_is_one():
     book.row(3.0, origin="west", met=False)
     assert book.figures().jain == pytest.approx(0.5)
     book.row(3.0, origin="west", tenant="u")
-    assert book.figures().jain == pytest.approx(jain([0.5, 1.0]))
+    assert book.figures().jain == pytest.approx(1.0), "t got one of its two, u its only one: as much"
+
+
+def test_a_tenants_fair_part_is_what_the_others_leave_it_and_never_more_than_it_asks_for():
+    book = Book()
+    calls = [book.row(3.0, tenant="hog", met=number < 3) for number in range(4)]
+    calls += [book.row(3.0, tenant="small", met=number < 1) for number in range(2)]
+    assert fair_shares(calls) == {"hog": 1.5, "small": 0.5}
+    assert book.figures().jain == pytest.approx(jain([1.5, 0.5]))
+    calls += [book.row(3.0, tenant="tiny")]
+    assert fair_shares(calls)["tiny"] == 1.0
+    assert fair_shares([book.row(3.0, tenant=name, met=False) for name in "ab"]) == {"a": 0.0, "b": 0.0}
 
 
 @pytest.mark.parametrize(
