@@ -162,17 +162,21 @@ def measured(path: Path, name: str, data: Split, reference: evaluate.Paper | Non
     return made, paper
 
 
+def write_data(folder: Path, data: Split) -> None:
+    """Samples for demonstrations, and what accelerate.yaml names: the held-out images, and the others unlabelled."""
+    pixels, labels = data.held_pixels.astype(np.uint8), data.held_labels.astype(np.uint8)
+    np.savez_compressed(folder / "samples.npz", pixels=pixels[:SAMPLES], labels=labels[:SAMPLES])
+    np.savez_compressed(folder / "held.npz", pixels=pixels, labels=labels)
+    np.savez_compressed(folder / "unlabelled.npz", pixels=data.train_pixels.astype(np.uint8))
+
+
 def main() -> None:
     data = split()
     fp32, int8 = HERE / "digits.fp32.onnx", HERE / "digits.int8.onnx"
     onnx.save(graph(train(data.train_pixels, data.train_labels)), fp32)
     int8_static.quantize(fp32, int8, {"pixels": data.train_pixels[:CALIBRATION_IMAGES]})
     reference, paper = measured(fp32, "fp32", data, None)
-    np.savez_compressed(
-        HERE / "samples.npz",
-        pixels=data.held_pixels[:SAMPLES].astype(np.uint8),
-        labels=data.held_labels[:SAMPLES].astype(np.uint8),
-    )
+    write_data(HERE, data)
     manifest = Manifest(
         schema=SCHEMA,
         model="digits",

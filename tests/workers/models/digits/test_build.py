@@ -83,3 +83,12 @@ def test_the_graph_computes_what_its_weights_say():
     (found,) = session.run(None, {"pixels": pixels.reshape(2, 64)})
     np.testing.assert_allclose(found[0], 0.1, atol=1e-6)
     np.testing.assert_allclose(found[1, 7], np.e / (np.e + 9), atol=1e-6)
+
+
+def test_the_data_beside_the_spec_are_the_splits(data: build.Split):
+    """Pixels are whole numbers, so bytes lose nothing."""
+    with np.load(FOLDER / "held.npz") as held, np.load(FOLDER / "unlabelled.npz") as unlabelled:
+        np.testing.assert_array_equal(held["pixels"], data.held_pixels)
+        np.testing.assert_array_equal(held["labels"], data.held_labels)
+        np.testing.assert_array_equal(unlabelled["pixels"], data.train_pixels)
+        assert unlabelled.files == ["pixels"]
