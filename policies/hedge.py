@@ -18,7 +18,7 @@ from policies.calibrate import LEAST_SPREAD, Calibration, Residuals
 from policies.candidates import Candidates
 from policies.reason import Reason
 from policies.records import Share
-from policies.request import INFINITE, Dispatch, Eta, Hold, Request, Shed, Status
+from policies.request import INFINITE, Dispatch, Eta, Hold, Shed, Status
 
 
 class HedgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,23 +53,21 @@ class Hedging:
         self.config = config
         self._balance = 1.0  # a quiet gateway may hedge once
 
-    def requested(self, crowded: bool) -> None:
-        """A first attempt was dispatched."""
-        share = self.config.share
-        balance = self._balance + (share * CROWDED if crowded else share)
+    def due(self, candidates: Candidates, status: Status, eta: Eta, crowded: bool, now: float) -> float:
+        """Count a first attempt that is dispatched now, and say when it will have been silent for so long that a hedge
+        is worth thinking of; infinite where there is no promise to keep, or no time left by then."""
+        config, request = self.config, candidates.request
+        balance = self._balance + (config.share * CROWDED if crowded else config.share)
         self._balance = balance if balance < BALANCE_CAP else BALANCE_CAP
-
-    def due(self, calibration: Calibration, request: Request, status: Status, eta: Eta, now: float) -> float:
-        """When a dispatch of now has been silent for so long that a hedge is worth thinking of; infinite where there is
-        no promise to keep, or no time left by then."""
         nearest = min(request.deadline, request.first_token_deadline)
         if nearest == INFINITE or status is Status.BEST_EFFORT:
             return INFINITE
+        calibration = candidates.columns.calibration
         if request.stream:
-            late = calibration.first.quantile(self.config.quantile) * max(LEAST_SPREAD, eta.first_spread)
+            late = calibration.first.quantile(config.quantile) * max(LEAST_SPREAD, eta.first_spread)
             due = now + max(0.0, eta.first_token + late)
         else:  # whose first byte comes when all of it is there
-            late = calibration.total.quantile(self.config.quantile) * max(LEAST_SPREAD, eta.spread)
+            late = calibration.total.quantile(config.quantile) * max(LEAST_SPREAD, eta.spread)
             due = now + max(0.0, eta.total + late)
         return due if due < nearest else INFINITE
 

@@ -168,8 +168,7 @@ class Router:
         probes = self._probes(candidates, now)
         hedge_at = INFINITE
         if policy.hedging is not None and not avoid:
-            policy.hedging.requested(policy.overload.floor > 0.0)
-            hedge_at = policy.hedging.due(self.fleet.calibration, request, choice.status, eta, now)
+            hedge_at = policy.hedging.due(choice.candidates, choice.status, eta, policy.overload.floor > 0.0, now)
         dispatch = Dispatch(
             request, node, now, len(avoid) + 1, choice.status, eta, candidates.cost.item(slot), probes, hedge_at
         )
@@ -187,7 +186,8 @@ class Router:
             policy.budget.released()
         reason = outcome.reason
         if reason is not Reason.CLIENT_GONE and reason is not Reason.OUTRUN:  # which say nothing about the fleet
-            policy.budget.settled(ok=reason is None)
+            if reason is not Reason.DEADLINE_EXCEEDED or outcome.executed:  # an early no is no sign of an outage
+                policy.budget.settled(ok=reason is None)
             if not (dispatch.request.patient or outcome.client_error):
                 self._calibrate(dispatch, outcome, test)
         self.fleet.settle(dispatch, work, outcome, now)

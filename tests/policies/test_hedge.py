@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from policies.admission import CROWDED_GAIN
+from policies.candidates import Candidates
 from policies.config import PolicyConfig
 from policies.hedge import BALANCE_CAP, LATENESS, HedgeConfig, Hedging, still
 from policies.reason import Reason
@@ -116,13 +117,20 @@ def test_hedges_stay_within_their_share_of_requests():
     assert 15 <= sent <= 1 + 0.02 * 1000
 
 
+def filled(requests, crowded=False, **fields):
+    """A budget after so many first attempts."""
+    hedging, r = Hedging(HedgeConfig(**fields)), pair()
+    columns = r.fleet.columns("chat")
+    candidates = Candidates(columns, request(deadline=1.0), columns.accepts, 0.0)
+    eta = columns.nodes[0].eta(candidates.request, 0.0)
+    for _ in range(requests):
+        hedging.due(candidates, Status.FEASIBLE, eta, crowded, 0.0)
+    return hedging._balance
+
+
 def test_while_the_fleet_is_crowded_half_as_many_are_saved_up_and_none_goes_where_nobody_is_likely_in_time():
-    calm, crowded = Hedging(HedgeConfig()), Hedging(HedgeConfig())
-    for _ in range(100):
-        calm.requested(crowded=False)
-        crowded.requested(crowded=True)
-    assert calm._balance - 1.0 == pytest.approx(2.0)
-    assert crowded._balance - 1.0 == pytest.approx(1.0)
+    assert filled(100) - filled(0) == pytest.approx(2.0)
+    assert filled(100, crowded=True) - filled(0) == pytest.approx(1.0)
     r = pair()
     overload = r._policies["house"].overload
     for _ in range(int(1 / CROWDED_GAIN)):
@@ -131,10 +139,7 @@ def test_while_the_fleet_is_crowded_half_as_many_are_saved_up_and_none_goes_wher
 
 
 def test_what_is_saved_up_is_bounded():
-    hedging = Hedging(HedgeConfig(share=1.0))
-    for _ in range(1000):
-        hedging.requested(crowded=False)
-    assert hedging._balance == BALANCE_CAP
+    assert filled(1000, share=1.0) == BALANCE_CAP
 
 
 def test_while_the_first_is_likelier_to_answer_the_hedge_waits():

@@ -545,3 +545,13 @@ def test_those_the_next_requests_go_to_are_asked_for_their_load_but_not_too_ofte
 def test_who_gets_nothing_from_strangers_is_not_asked():
     r = two_regions()
     assert r.route(request(deadline=9.0), 5.0).probes == (), "what we sent ourselves is known"
+
+
+def test_early_refusals_do_not_stop_repeats_as_an_outage_does():
+    r = two_regions()
+    budget = r._policies["house"].budget
+    tokens = budget._tokens
+    for executed, spent in ((False, 0.0), (True, 1.0)):
+        late = Outcome(reason=Reason.DEADLINE_EXCEEDED, executed=executed, total=0.01)
+        r.report(r.route(request(deadline=2.0), 0.0), late, 0.01)
+        assert budget._tokens == tokens - spent
