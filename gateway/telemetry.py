@@ -28,6 +28,7 @@ TOGETHER = 128
 MAX_REGIONS = 64
 """Regions with series of their own; a fleet that names more shares one called `other`, so labels stay bounded."""
 OTHER = "other"
+CLIENT_GONE, OUTRUN = Reason.CLIENT_GONE, Reason.OUTRUN
 
 
 class Counter(NamedTuple):
@@ -192,19 +193,21 @@ class Telemetry(Collector):
     def settled(self, dispatch: Dispatch, outcome: Outcome, cost: float) -> None:
         """An attempt ended; `cost` is what it really cost, in US dollars."""
         region, reason = dispatch.node.region, outcome.reason
+        accelerator, tokens = outcome.accelerator, outcome.output_tokens
         traffic = self._regions.get(region) or self._traffic(region)
         traffic.cost += cost
         traffic.expected_cost += dispatch.cost
-        if outcome.accelerator is not None:
-            traffic.accelerator += outcome.accelerator
-        if outcome.output_tokens is not None:
-            traffic.tokens += outcome.output_tokens
+        if accelerator is not None:
+            traffic.accelerator += accelerator
+        if tokens is not None:
+            traffic.tokens += tokens
         if outcome.client_error:  # a fast no says nothing of the promise, nor of the prediction
             traffic.client_errors += 1
             return
         traffic.outcomes[reason] = traffic.outcomes.get(reason, 0) + 1
-        if reason is not Reason.CLIENT_GONE and reason is not Reason.OUTRUN and not dispatch.request.patient:
-            promise = (dispatch.status, dispatch.request.probability, kept(dispatch, outcome))
+        request = dispatch.request
+        if reason is not CLIENT_GONE and reason is not OUTRUN and not request.patient:
+            promise = dispatch.status, request.probability, kept(dispatch, outcome)
             self._promises[promise] = self._promises.get(promise, 0) + 1
         if reason is None and outcome.total is not None:
             answered = self._answered

@@ -355,7 +355,9 @@ class Timings(msgspec.Struct, gc=False, frozen=True, kw_only=True):
 NO_TIMINGS = Timings()
 _TIMINGS = {name.encode(): name for name in ("queue", "prefill", "decode", "accel")}
 _MS = rb"((?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,9})?)"
-_USUAL_TIMINGS = re.compile(rb"queue;dur=%b, prefill;dur=%b, decode;dur=%b, accel;dur=%b" % (_MS, _MS, _MS, _MS))
+_USUAL_TIMINGS = re.compile(
+    rb"queue;dur=%b, prefill;dur=%b, decode;dur=%b, accel;dur=%b(?:, batch;desc=[0-9]{1,9})?" % (_MS, _MS, _MS, _MS)
+)
 """As our own workers write all four: numbers that JSON takes too, which reads four in the time of one `float`."""
 _LONGEST_MS = 1e9
 """Eleven days; a longer time is nonsense."""

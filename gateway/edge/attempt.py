@@ -156,20 +156,14 @@ class Attempt(msgspec.Struct, eq=False):
             opening += wire.EXPECTED_WAIT + b"%d" % round(dispatch.eta.wait * 1e3)
         if dispatch.hedge_at < INFINITE or dispatch.hedge:
             opening += wire.HEDGE + request_id
-        if dispatch.request.first_token_deadline < INFINITE:
-            first = dispatch.request.first_token_deadline - now
-            if first > 0.0:
-                opening += wire.FIRST_TOKEN + b"%d" % (first * 1e3)
+        first = dispatch.request.first_token_deadline
+        if now < first < INFINITE:
+            opening += wire.FIRST_TOKEN + b"%d" % ((first - now) * 1e3)
         if traceparent:
             opening += wire.TRACEPARENT + traceparent
         left = (self.limit - now) * 1e3
-        budget = b"%d" % (
-            round(left) if 1.0 < left < LONGEST_ANNOUNCED_MS else 1 if left <= 1.0 else LONGEST_ANNOUNCED_MS
-        )
-        return b"".join((
-            opening, wire.REQUEST_ID, request_id, wire.DEADLINE, budget, wire.EXPECTED_TIMEOUT, budget,
-            wire.CONTENT_LENGTH, b"%d" % length, wire.HEAD_END,
-        ))  # fmt: skip
+        budget = round(left) if 1.0 < left < LONGEST_ANNOUNCED_MS else 1 if left <= 1.0 else LONGEST_ANNOUNCED_MS
+        return wire.REQUEST_ENDING % (opening, request_id, budget, budget, length)
 
     def _opening(self, client: Head, path: bytes) -> bytes:
         """The head up to what differs from request to request: written once per node for a head that is repeated."""

@@ -25,7 +25,7 @@ from gateway.ring import Trace, Tried
 from policies.cost import bill
 from policies.reason import Reason
 from policies.records import NO_TIMINGS, Timings
-from policies.request import INFINITE, Shed
+from policies.request import Shed
 
 log = logging.getLogger(__name__)
 
@@ -148,8 +148,7 @@ class Ending(Caller):
         """The client has its ending."""
         plane, call, status = self._plane, self.call, self.answer.status
         self._go(DONE)
-        self._watch.exchange = None
-        plane.wheel.set(self._watch, INFINITE)
+        self._watch.exchange = None  # which may ring once more, for nobody
         now = plane.clock()
         plane.telemetry.finished(status, now - call.arrived)
         held = 0.0

@@ -27,11 +27,13 @@ LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,%d})\r\n" % LENGTH_DIGITS, 
 class Familiar:
     """What is known of one head."""
 
-    __slots__ = ("_hosts", "_keys", "_limits", "_prefix", "_suffix", "_window", "client", "head")
+    __slots__ = ("_digits", "_hosts", "_keys", "_limits", "_prefix", "_suffix", "_window", "client", "head")
 
     def __init__(self, prefix: bytes, suffix: bytes, head: Head, client: Client, plane: Plane) -> None:
         self._prefix = prefix
         self._suffix = suffix
+        self._digits = len(prefix)
+        """Where those of Content-Length begin."""
         self._window = len(prefix) + LENGTH_DIGITS + len(suffix)
         self.head = head
         self.client = client
@@ -46,18 +48,16 @@ class Familiar:
         """The body, if `data` is exactly one whole request with this head and the rules have not changed."""
         if not data.startswith(self._prefix):
             return None
-        digits = len(self._prefix)
-        end = data.find(self._suffix, digits, self._window)
-        length = data[digits:end] if end > 0 else b""
-        if not length.isdigit():
+        suffix, limits = self._suffix, self._limits
+        end = data.find(suffix, self._digits, self._window)
+        if end < 0:
             return None
-        size = int(length)
-        body = end + len(self._suffix)
-        if len(data) - body != size or size > self._limits.body_bytes:
+        length, body = data[self._digits : end], data[end + len(suffix) :]
+        if not length.isdigit() or int(length) != len(body) or len(body) > limits.body_bytes:
             return None
-        if plane.keys is not self._keys or plane.limits is not self._limits or plane.hosts is not self._hosts:
+        if plane.limits is not limits or plane.keys is not self._keys or plane.hosts is not self._hosts:
             return None
-        return data[body:]
+        return body
 
 
 def learn(data: bytes, head: Head, client: Client, plane: Plane) -> Familiar | None:

@@ -24,6 +24,10 @@ ATTEMPT = b"\r\nx-envoy-attempt-count: "
 HEDGE = b"\r\nx-isochrone-hedge: "
 LOAD_WANTED = b"\r\nendpoint-load-metrics-format: JSON"
 POST = b"POST "
+REQUEST_ENDING = b"".join(
+    (b"%b", REQUEST_ID, b"%b", DEADLINE, b"%d", EXPECTED_TIMEOUT, b"%d", CONTENT_LENGTH, b"%d", HEAD_END)
+)
+"""What comes before it, the id, the milliseconds left (twice), the length of the body."""
 
 # Answer heads we write.
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

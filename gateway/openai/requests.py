@@ -38,6 +38,7 @@ MAX_NAMES = 64
 
 _LIMIT_FIELDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 """The newer names win: OpenAI deprecates `max_tokens` in their favour."""
+_NEWER_LIMITS = frozenset(_LIMIT_FIELDS) - {"max_tokens"}
 _AFFINITY_FIELDS = ("prompt_cache_key", "user")
 _RARE = ("provider", "n", "best_of", "service_tier", *_AFFINITY_FIELDS)
 _ROUTING_KEYS = ("model", "stream", *_LIMIT_FIELDS, *_RARE)
@@ -141,6 +142,9 @@ def _whole(document: Document, key: str, least: int, most: int) -> int | None:
 
 
 def _max_tokens(document: Document) -> int | None:
+    limit = document.get("max_tokens")
+    if type(limit) is int and 0 <= limit <= MAX_TOKENS and _NEWER_LIMITS.isdisjoint(document):
+        return limit
     for key in _LIMIT_FIELDS:
         if key in document:
             limit = _whole(document, key, 0, MAX_TOKENS)

@@ -43,6 +43,21 @@ def test_the_trace_is_in_the_ring(edge: Edge) -> None:
     assert tried.cost > 0.0
 
 
+def test_the_alarm_of_an_answered_request_rings_for_nobody(edge: Edge) -> None:
+    assert (
+        Playbook(edge)
+        >> client(post(CHAT))
+        >> upstream_says("a", reply(ANSWER))
+        >> seconds(5.0)
+        >> client(post(CHAT))
+        << upstream("a", b"POST", b"POST")
+        >> seconds(0.5)
+        >> upstream_says("a", reply(ANSWER))
+        << client_sees(b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK")
+    )
+    assert [outcome.reason for _, outcome in edge.outcomes] == [None, None]
+
+
 def test_a_clients_error_is_settled_as_one(edge: Edge) -> None:
     assert (
         Playbook(edge)

@@ -106,7 +106,10 @@ def test_when_the_wait_is_over_the_client_is_told_when_to_come_back(busy: Busy) 
     script = Playbook(busy) >> client(ASKED) >> seconds(1.0)
     busy.refresh()
     assert (
-        script << client_sees_nothing() >> seconds(1.0) << client_sees(b"429", b"retry-after: 9", b"deadline_infeasible")
+        script
+        << client_sees_nothing()
+        >> seconds(1.0)
+        << client_sees(b"429", b"retry-after: 9", b"deadline_infeasible")
     )
     assert busy.settled
     assert busy.counted() == {"refused": 1}
