@@ -7,7 +7,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 from tests.workers.accelerate.conftest import true_labels  # noqa: E402
+from workers.accelerate import machine, pipeline, spec  # noqa: E402
 from workers.accelerate.techniques import exporting  # noqa: E402
+from workers.engines.embed import Embedder  # noqa: E402
 from workers.engines.onnx import OnnxEngine  # noqa: E402
 from workers.manifest import Build  # noqa: E402
 
@@ -55,3 +57,37 @@ def test_sentences_are_averaged_without_their_padding():
     ids, mask = torch.tensor([[1, 2, 0]]), torch.tensor([[1, 1, 0]])
     found = encoder(ids, mask, torch.zeros_like(ids))
     assert found[0].tolist() == pytest.approx([0, 0.5**0.5, 0.5**0.5])
+
+
+@pytest.fixture
+def hugging(tmp_path):
+    """A Hugging Face style folder: a tiny BERT with random weights, and a tokenizer of five words."""
+    transformers = pytest.importorskip("transformers")
+    import tokenizers
+
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(WORDS)}, "[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path / "bert")
+    words.save(str(tmp_path / "bert" / "tokenizer.json"))
+    return tmp_path / "bert"
+
+
+WORDS = ("[UNK]", "the", "sun", "is", "a", "star")
+
+
+def test_a_folder_becomes_a_graph_that_embeds_sentences(hugging, tmp_path):
+    place = tmp_path / "accelerate.yaml"
+    place.write_text("model: bert\ntask: embedding\nevaluation: {file: texts.txt}\n")
+    (tmp_path / "texts.txt").write_text("the sun\nthe sun is a star\na star\n")
+    job = pipeline.prepared(str(hugging), spec.read(place), place, tmp_path, machine.found())
+    assert (job.source.engine, job.source.output) == ("embed", "embeddings")
+    found = Embedder(job.source.graph, job.source.tokenizer, 16).embed(job.held.texts).vectors
+    module = job.source.module()
+    with torch.no_grad():
+        expected = module(**{name: torch.from_numpy(value) for name, value in job.held.feeds.items()})
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
