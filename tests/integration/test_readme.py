@@ -21,6 +21,8 @@ ELSEWHERE = {
     "make registry": "every other test starts the same server through the same function",
     "docker compose up --build": "test_deploy.py checks the file; containers need a Docker daemon",
     "isochrone demo --once --requests 32": "test_demo.py runs it with --json",
+    "isochrone accelerate workers/models/digits/digits.fp32.onnx --out build/digits"
+    " --variants int8_dynamic,int8_static --report": "its test_cli.py runs a smaller one",
     "isochrone simulate headline --policies isochrone,prequal,nearest --seeds 2": "its test_cli.py runs a small one",
 }
 STARTS = ("isochrone gateway", "isochrone worker", ".venv/bin/python -m loadtests.live.worker")
