@@ -15,6 +15,8 @@ from workers.devices import Device, devices, load_nvml
 
 PACKAGES = ("torch", "torchao", "torch-pruning", "transformers", "onnx", "openvino", "numpy")
 """Whose versions a manifest records beside ONNX Runtime's."""
+GRAPHS = {"onnx", "onnx_ir"}
+"""Import names of the extra for ONNX graphs; the others are torch's."""
 
 
 class Machine(NamedTuple):
@@ -35,7 +37,8 @@ class Machine(NamedTuple):
     def lacks(self, *names: str) -> str | None:
         """Why something that needs these libraries cannot be done here."""
         missing = [name for name in names if name not in self.installed]
-        return f"{', '.join(missing)} not installed: pip install 'isochrone[accelerate-torch]'" if missing else None
+        extra = "accelerate" if set(missing) <= GRAPHS else "accelerate-torch"
+        return f"{', '.join(missing)} not installed: pip install 'isochrone[{extra}]'" if missing else None
 
 
 def found() -> Machine:

@@ -18,6 +18,7 @@ def test_what_is_missing_is_named_with_its_remedy():
     assert bare.lacks("onnx", "torch", "onnxscript") == (
         "torch, onnxscript not installed: pip install 'isochrone[accelerate-torch]'"
     )
+    assert bare.lacks("onnx", "onnx_ir") == "onnx_ir not installed: pip install 'isochrone[accelerate]'"
     assert bare.device == "cpu"
     assert bare._replace(capability=(9, 0)).device == "cuda"
 
