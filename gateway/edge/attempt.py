@@ -12,7 +12,6 @@ from gateway.edge import relay, wire
 from gateway.edge.gate import Head
 from gateway.edge.upstream import Link, Pool
 from gateway.openai import headers
-from policies.node import Node
 from policies.reason import Reason
 from policies.records import NO_TIMINGS, Timings
 from policies.request import INFINITE, Dispatch, Outcome, Status
@@ -38,6 +37,7 @@ STALE_WINDOW = 0.05
 LONGEST_ANNOUNCED_MS = 86_400_000
 """Milliseconds of budget a worker is told at most."""
 
+BEST_EFFORT = Status.BEST_EFFORT
 NO_FIELDS: dict[bytes, bytes] = {}
 NOT_YET: tuple[None, bytes] = (None, b"")
 OPENINGS = 64
@@ -152,8 +152,11 @@ class Attempt(msgspec.Struct, eq=False):
             opening = self._opening(client, path)
         if attempt > 1:
             opening += wire.ATTEMPT + b"%d" % attempt
-        elif dispatch.status is not Status.BEST_EFFORT and node.worker.variant_header and has_peers(node):
-            opening += wire.EXPECTED_WAIT + b"%d" % round(dispatch.eta.wait * 1e3)
+        elif dispatch.status is not BEST_EFFORT and node.worker.variant_header:
+            columns = node.columns
+            if columns is not None and columns.in_service > 1:  # alone, it is the best there is, and is to try
+                wait = dispatch.eta.wait
+                opening += wire.EXPECTED_WAIT + b"%d" % (wait * 1e3) if wait else wire.NO_WAIT
         if dispatch.hedge_at < INFINITE or dispatch.hedge:
             opening += wire.HEDGE + request_id
         first = dispatch.request.first_token_deadline
@@ -194,16 +197,11 @@ def _passed_on(client: Head) -> bytes:
     )
 
 
-def has_peers(node: Node) -> bool:
-    """Whether another worker could take what this one refuses early: alone, it is the best there is."""
-    return node.columns is not None and node.columns.in_service > 1
-
-
 def limit(dispatch: Dispatch) -> float:
     """When it must be over: at the deadline; best effort was never promised to make that, and gets its time."""
     deadline = dispatch.request.deadline
     if deadline == INFINITE:
         deadline = dispatch.at + LONGEST
-    if dispatch.status is Status.BEST_EFFORT:
+    if dispatch.status is BEST_EFFORT:
         return max(deadline, dispatch.at + dispatch.eta.total + dispatch.request.patience)
     return deadline
