@@ -23,7 +23,10 @@ from workers.accelerate.evaluate import Quality
 from workers.manifest import Effort, File, Host, Latency, Variant, digest
 
 GROWTH = 0.05
-"""A larger batch must bring this much more throughput, or larger ones are not tried."""
+"""A larger batch must bring this much more throughput."""
+PATIENCE = 2
+"""Doublings in a row that bring less, after which larger ones are not tried: one may be a neighbour's doing, or that of
+a kernel which suits some sizes."""
 ROUNDS = 3
 """Per batch size, of which the least disturbed counts."""
 
@@ -79,17 +82,15 @@ def by_batch(
 ) -> Timing:
     """Double the batch until throughput stops growing. `prepared` makes a run of so many items; `seconds` for each."""
     found: dict[str, Latency] = {}
-    best, rate, size = 1, 0.0, 1
-    while size <= most:
+    best, rate, size, flat = 1, 0.0, 1, 0
+    while size <= most and flat < PATIENCE:
         run = prepared(size)
         rounds = [timed(run, seconds / ROUNDS, fewest=5, clock=clock) for _ in range(ROUNDS)]
         found[str(size)] = latency(least_disturbed(rounds))
         reached = size / found[str(size)].p50
-        grown = reached > rate * (1 + GROWTH)
+        flat = 0 if reached > rate * (1 + GROWTH) else flat + 1
         if reached > rate:
             best, rate = size, reached
-        if not grown:
-            break
         size *= 2
     return Timing(found, best)
 

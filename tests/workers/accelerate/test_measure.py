@@ -44,10 +44,16 @@ def stepping(seconds):
 def test_batches_double_until_throughput_stops_growing():
     prepared, clock = stepping(lambda rows: 0.001 * max(rows, 8))
     timing = measure.by_batch(prepared, 64, 0.05, clock)
-    assert list(timing.latency_ms) == ["1", "2", "4", "8", "16"]
-    assert (timing.best, timing.largest) == (8, 16)
+    assert list(timing.latency_ms) == ["1", "2", "4", "8", "16", "32"]
+    assert (timing.best, timing.largest) == (8, 32)
     assert timing.throughput == pytest.approx(1000)
     assert timing.latency_ms["16"].p99 == pytest.approx(16)
+
+
+def test_one_size_that_gains_nothing_does_not_end_it():
+    prepared, clock = stepping(lambda rows: 0.001 * (rows if rows <= 2 else 2))
+    timing = measure.by_batch(prepared, 16, 0.05, clock)
+    assert (timing.best, timing.largest) == (16, 16)
 
 
 def test_batches_end_at_the_largest_allowed():
