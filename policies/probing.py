@@ -1,4 +1,4 @@
-"""How many probes decisions may ask for: a budget per worker and one for all of a gateway process.
+"""Which workers a decision asks for their load, and how many probes decisions may ask for.
 
 A probe is answered from a worker's memory, yet it costs both sides a request; a load hardly changes faster than a
 worker may be asked. What is over the budget is not made up for later: by then there is a newer decision.
@@ -7,7 +7,18 @@ worker may be asked. What is over the budget is not made up for later: by then t
 from __future__ import annotations
 
 import math
+import random
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from policies.candidates import Candidates
+
+PROBES = 2
+"""Workers asked for their load per decision at most (algorithm.md 2.6: 1 to 3)."""
+ASKING_SECONDS = 0.01
+"""Between two decisions about one model that ask: so many probes a second are what a gateway may spend on them."""
+PROBED = 8
+"""They are drawn from so many of the cheapest in time: those the next requests go to."""
 PER_WORKER = 20.0
 """A second, of one worker (algorithm.md 2.6)."""
 IN_ALL = 200.0
@@ -43,3 +54,21 @@ class ProbeBudget:
     def forget(self, worker_id: str) -> None:
         """The worker is gone."""
         self._last.pop(worker_id, None)
+
+
+def worth_asking(candidates: Candidates, rng: random.Random, now: float) -> tuple[str, ...]:
+    """Workers worth asking for their load: random ones of those that the next such requests would go to."""
+    columns = candidates.columns
+    if now - columns.asked_at < ASKING_SECONDS:
+        return ()
+    columns.asked_at = now
+    slots = candidates.fit.nonzero()[0]
+    if len(slots) > PROBED:
+        slots = slots[candidates.price[slots].argpartition(PROBED)[:PROBED]]
+    found: tuple[str, ...] = ()
+    for _ in range(min(PROBES, len(slots))):
+        state = columns.nodes[slots.item(int(rng.random() * len(slots)))].state
+        if state.worth_asking(now):
+            state.asked_at = now
+            found += (state.record.id,)
+    return found

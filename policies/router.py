@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from policies import admission, refusal
+from policies import admission, probing, refusal
 from policies.admission import CROWDED_FROM
 from policies.balancers import Balancer
 from policies.balancers.cheapest_in_deadline import CheapestInDeadline, cheapest_with_room
@@ -53,14 +53,13 @@ promised: time that is waited is lost. In the headline world (seeds 101 and 102,
 and 89.5 % with 0.95; held for their promise, always, some 2 % fewer than without any hold."""
 SHORTEST_HOLD = 0.01
 """Seconds. Less is no wait: a tick of the gateway's timers, and far above the rounding of the columns."""
+FREE = 0.01
+"""Seconds of wait up to which a node counts as free for those that yield: every gateway that holds some sees the same
+node fall free, so each may add little."""
+TO_SPARE = 0.6
+"""Seconds before the last instant at which a request that yields is sent after all: a queue will be in its way then."""
 NEARLY = 0.25
 """Spreads of slack within which two nodes are equally sure: a tenth of a probability at the median, less elsewhere."""
-PROBES = 2
-"""Workers asked for their load per decision at most (algorithm.md 2.6: 1 to 3)."""
-ASKING_SECONDS = 0.01
-"""Between two decisions about one model that ask: so many probes a second are what a gateway may spend on them."""
-PROBED = 8
-"""They are drawn from so many of the cheapest in time: those the next requests go to."""
 
 
 class Choice(msgspec.Struct, gc=False, frozen=True):
@@ -148,6 +147,8 @@ class Router:
             policy.overload.routed(crowded)
             if not promised and hopeless(choice):
                 self.fleet.unmet(request, crowded)
+        if policy.overload.share > CROWDED_FROM and not avoid and isinstance(choice, Choice):
+            choice = self._yielding(policy, choice, now)
         if waits or (policy.overload.share > CROWDED_FROM and not avoid):
             self._contend(policy, request, choice, now)
         if not isinstance(choice, Choice):
@@ -165,7 +166,7 @@ class Router:
             return Shed(Reason.OVERLOADED, "The retry budget is spent.", retry_after=admission.MIN_RETRY_AFTER)
         node = columns.nodes[slot]
         eta = node.eta(request, now)
-        probes = self._probes(candidates, now)
+        probes = probing.worth_asking(candidates, self._rng, now)
         hedge_at = INFINITE
         if policy.hedging is not None and not avoid:
             hedge_at = policy.hedging.due(choice.candidates, choice.status, eta, policy.overload.floor > 0.0, now)
@@ -291,23 +292,6 @@ class Router:
             return choice.candidates.crowded_out(now)
         return choice.reason is Reason.DEADLINE_INFEASIBLE and choice.retry_after is not None
 
-    def _probes(self, candidates: Candidates, now: float) -> tuple[str, ...]:
-        """Workers worth asking for their load: random ones of those that the next such requests would go to."""
-        columns = candidates.columns
-        if now - columns.asked_at < ASKING_SECONDS:
-            return ()
-        columns.asked_at = now
-        slots = candidates.fit.nonzero()[0]
-        if len(slots) > PROBED:
-            slots = slots[candidates.price[slots].argpartition(PROBED)[:PROBED]]
-        found: tuple[str, ...] = ()
-        for _ in range(min(PROBES, len(slots))):
-            state = columns.nodes[slots.item(int(self._rng.random() * len(slots)))].state
-            if state.worth_asking(now):
-                state.asked_at = now
-                found += (state.record.id,)
-        return found
-
     # Holding.
 
     def _until(self, columns: Columns, request: Request, quality: float, now: float) -> float:
@@ -319,6 +303,14 @@ class Router:
         anybody = columns.eligible(request, quality, (), INFINITE)  # panic: who rests or is out may be back by then
         until = latest_start(Candidates(columns, request, anybody, now), now)
         return until if until - now >= SHORTEST_HOLD else -INFINITE
+
+    def _yielding(self, policy: Policy, choice: Choice, now: float) -> Choice | Hold:
+        """While there is not enough for all, who has time to spare waits here until its node is free."""
+        candidates = choice.candidates
+        if not policy.admission.yielding or candidates.columns.wait[choice.slot] <= FREE:
+            return choice
+        until = self._until(candidates.columns, candidates.request, candidates.request.quality, now) - TO_SPARE
+        return Hold(until) if until - now >= SHORTEST_HOLD else choice
 
     def _not_its_turn(self, candidates: Candidates, now: float) -> Hold | Shed:
         """Its tenant has had its share, and others have not: it waits, or is refused, though it could be served."""
@@ -388,6 +380,8 @@ class Router:
             if request.stream:
                 first = total if outcome.first_byte is None else outcome.first_byte
                 calibration.first.observe((first - eta.first_token) / max(LEAST_SPREAD, eta.first_spread))
+        if dispatch.status is Status.BEST_EFFORT:
+            self._policies[request.policy].overload.tried(missed and outcome.executed)
         if test:
             calibration.tested(request.probability, request.tenant, missed)
         elif dispatch.status is not Status.BEST_EFFORT:

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from policies.admission import MAX_RETRY_AFTER, retry_after
+from policies.admission import MAX_FLOOR, MAX_RETRY_AFTER, Overload, retry_after
 from policies.reason import Reason
 from policies.records import Curve
 from policies.request import Infeasible, LoadSeen, Shed
@@ -61,3 +61,16 @@ def test_coming_back_helps_only_behind_a_queue(writers):
 def test_retry_after_is_bounded():
     assert retry_after(0.0) == 1.0
     assert retry_after(1e9) == MAX_RETRY_AFTER
+
+
+def test_the_floor_falls_where_nothing_tried_is_wasted_and_rises_where_it_is():
+    overload = Overload()
+    for _ in range(500):
+        overload.routed(crowded_out=True)
+    assert overload.floor == MAX_FLOOR
+    for _ in range(400):
+        overload.tried(wasted=False)
+    assert overload.floor < 0.6
+    for tried in range(400):
+        overload.tried(wasted=tried % 5 == 0)
+    assert overload.floor == pytest.approx(MAX_FLOOR, abs=0.02)

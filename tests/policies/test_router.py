@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from policies.admission import AdmissionConfig
+from policies.admission import CROWDED_FROM, AdmissionConfig
 from policies.config import LowestCostConfig, NearestConfig, P2CConfig, PolicyConfig, RoundRobinConfig
 from policies.reason import Reason
 from policies.records import Curve
@@ -23,7 +23,7 @@ from policies.request import (
     Status,
     WorkerSeen,
 )
-from policies.router import Router
+from policies.router import TO_SPARE, Router
 from tests.fleets import endpoint, load, request, router, worker
 
 REJECT = (Infeasible.REJECT,)
@@ -502,7 +502,44 @@ def test_in_overload_best_effort_is_refused_to_what_would_miss_anyway():
     assert isinstance(decisions[-1], Shed)
     assert decisions[-1].reason is Reason.DEADLINE_INFEASIBLE
     assert decisions[-1].retry_after is not None
-    assert isinstance(r.route(request(deadline=9.0), 0.0), Dispatch), "who can be served is served"
+    assert not isinstance(r.route(request(deadline=9.0), 0.0), Shed), "who can be served is served"
+
+
+def overloaded(**admission):
+    r = crowded()
+    r._policies["house"].admission = AdmissionConfig(**admission)
+    while r._policies["house"].overload.share <= CROWDED_FROM:
+        r.route(request(deadline=0.5), 0.0)
+    return r
+
+
+def test_in_overload_who_has_time_to_spare_waits_until_a_node_is_free():
+    r, patient = overloaded(), request(deadline=9.0)
+    held = r.route(patient, 0.0)
+    assert isinstance(held, Hold)
+    assert 7.0 < held.until < 9.0 - TO_SPARE
+    assert not isinstance(r.route(request(deadline=0.6), 0.0), Hold), "no time to spare"
+    assert isinstance(r.route(patient, 1.0), Hold)
+    r.observe(LoadSeen(load("far", 3), 0.0), 1.0)
+    assert list(r.waiting.front()) == [patient]
+    assert isinstance(r.route(patient, 1.0), Dispatch), "a node is free"
+    assert not r.waiting.holds(patient)
+
+
+def test_who_yields_goes_at_last_though_no_node_is_free():
+    r, patient = overloaded(), request(deadline=9.0)
+    held = r.route(patient, 0.0)
+    for name in ("near", "far"):
+        r.observe(LoadSeen(load(name, 3, waiting=30, running=1, backlog=0.3), 0.0), held.until)
+    decision = r.route(patient, held.until)
+    assert isinstance(decision, Dispatch)
+    assert decision.eta.total < 9.0 - held.until, "TO_SPARE is for the queue in its way"
+
+
+def test_yielding_ends_where_the_line_is_full_or_the_policy_says_so():
+    assert isinstance(overloaded(yielding=False).route(request(deadline=9.0), 0.0), Dispatch)
+    assert isinstance(overloaded(max_held=0).route(request(deadline=9.0), 0.0), Dispatch)
+    assert isinstance(crowded().route(request(deadline=9.0), 0.0), Dispatch), "a burst is no overload"
 
 
 def test_early_rejection_can_be_switched_off():
