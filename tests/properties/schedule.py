@@ -40,7 +40,7 @@ from policies.balancers.cheapest_in_deadline import CheapestInDeadline
 from policies.fleet import Fleet
 from policies.health import HealthConfig, State
 from policies.hedge import HedgeConfig
-from policies.request import Dispatch, LoadSeen
+from policies.request import Dispatch, Hold, Infeasible, LoadSeen
 from policies.retry import RetryBudget, RetryConfig
 from policies.router import Policy, Router
 
@@ -166,6 +166,9 @@ class Checker:
         for router in routers:
             if router.open:
                 self.wrong("I6", f"{router!r}: {router.open} attempts never settled")
+        for edge in simulation.edges:
+            if len(edge.contender.waiting) or edge._held:
+                self.wrong("I6", f"{edge!r}: {edge.contender.waiting!r} when all is over")
         for worker in simulation.workers.values():
             if worker.running or worker.waiting:
                 self.wrong("I6", f"{worker!r} is not idle")
@@ -197,6 +200,8 @@ class Watched(Router):
     def route(self, request, now, avoid=(), beside=None):
         asked = avoid if self._guards.other_nodes else [f"not {name}" for name in avoid]
         decision = super().route(request, now, asked, beside)
+        if isinstance(decision, Hold):
+            self._checker.seen["hold"] += 1
         if isinstance(decision, Dispatch):
             self._checker.dispatched(request.id, decision, now)
         self._look()
@@ -367,13 +372,17 @@ HEDGES = HedgeConfig(share=1.0, worth=1e6)
 """All that may be sent."""
 
 
-def check(seed: int, monkeypatch: Any, guards: Guards = ALL, hedge: HedgeConfig | None = None) -> Checker:
+def check(
+    seed: int, monkeypatch: Any, guards: Guards = ALL, hedge: HedgeConfig | None = None,
+    when_infeasible: tuple[Infeasible, ...] = DEFAULT,
+) -> Checker:  # fmt: skip
     """Run one schedule under the eyes of a checker."""
     rng = random.Random(seed)
     checker, routers = Checker(), []
 
     def make(setting: Setting) -> Watched:
         routers.append(Watched(checker, guards, setting.rng, hedge))
+        routers[-1].when_infeasible = when_infeasible
         return routers[-1]
 
     for name, kind in (("Ledger", Noted), ("Edge", Overheard)):

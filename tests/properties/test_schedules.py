@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 from msgspec.structs import replace
 
+from policies.request import Infeasible
 from tests.properties.schedule import ALL, HEDGES, check
 
 SCHEDULES = int(os.environ.get("SCHEDULES", "5000"))
@@ -31,6 +32,17 @@ def test_with_hedges_it_holds_too(monkeypatch):
             assert not checker.broken, f"schedule {seed}"
             seen += checker.seen
     assert seen["hedge"] >= SCHEDULES // 25
+
+
+@pytest.mark.parametrize("last", [Infeasible.BEST_EFFORT, Infeasible.REJECT])
+def test_with_requests_held_it_holds_too(last, monkeypatch):
+    seen = Counter()
+    for seed in range(SCHEDULES // 10):
+        with monkeypatch.context() as patch:
+            checker = check(seed, patch, when_infeasible=(Infeasible.HOLD, last))
+            assert not checker.broken, f"schedule {seed}"
+            seen += checker.seen
+    assert seen["hold"] >= SCHEDULES // 25
 
 
 CONTROLS = {
