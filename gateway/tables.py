@@ -130,6 +130,11 @@ DECISIONS = {
 def heading(told: Row) -> str:
     """The decision in one sentence."""
     model, policy = told["model"], told["policy"]
+    if told["decision"] == "hold":
+        until = "" if told["hold_s"] is None else f" for {_short(told['hold_s'])} at most"
+        return (
+            f"{model}, {wanted(told)}, under {policy}: held here{until}, until a node has room; {told['waiting']} wait"
+        )
     if told["chosen"] is None:
         detail = f": {told['detail']}" if told["detail"] else ""
         return f"{model}, {wanted(told)}, under {policy}: refused, {told['decision']}{detail}"
@@ -224,6 +229,8 @@ def _summary(told: Row) -> str:
         text += f"  {told['model']} under {told['policy']}, took {_ms(told['took_ms'])}"
         if told["deadline_ms"] is not None:
             text += f" of {told['deadline_ms']:.0f} ms: {'in time' if told['in_deadline'] else 'late'}"
+        if told.get("held_ms"):
+            text += f", held {_ms(told['held_ms'])} of it"
     return text
 
 

@@ -12,6 +12,7 @@ from gateway import tables
 from policies.config import PolicyConfig
 from policies.explain import explain
 from policies.records import MarginalPrice
+from policies.request import Infeasible, LoadSeen
 from tests import fleets
 
 
@@ -70,6 +71,16 @@ def test_a_refusal_says_why() -> None:
     assert "refused, model_not_found" in shown
     shown = text(tables.explained(told(quality=1.5, min_quality=1.5)))
     assert "quality_floor: The best variant has quality 1." in shown
+
+
+def test_what_would_be_held_is_not_called_refused() -> None:
+    router = fleets.router(fleets.worker("w"), house=PolicyConfig())
+    router.observe(LoadSeen(fleets.load("w", 2, waiting=500, running=1, backlog=5.0), 0.0), 0.0)
+    asked = fleets.request(deadline=2.0, when_infeasible=(Infeasible.HOLD,))
+    held = msgspec.to_builtins(explain(router, asked, 0.0))
+    assert "held here for 19" in tables.heading(held)
+    assert tables.heading(held).endswith("at most, until a node has room; 0 wait")
+    assert "too late by" in text(tables.explained(held))
 
 
 def test_the_bills_are_told_apart() -> None:
@@ -157,6 +168,8 @@ def test_a_decided_request() -> None:
     shown = text(tables.decided(decision))
     assert "r1" in shown
     assert "took 12.5 ms of 11 ms: late" in shown
+    assert "held" not in shown
+    assert "late, held 3.0 ms of it" in text(tables.decided(decision | {"held_ms": 3.0}))
     assert "attempt 1 at a/m:v in eu, best effort: ok" in shown
     assert "$2,000" in shown
     refused = {
