@@ -22,6 +22,7 @@ RESAMPLES = 2000
 """The ends of a 95 % interval then move by about a twentieth of its width from seed to seed."""
 SEED = 0
 NEIGHBOURS = 10
+BINS = 10
 CHUNK = 256
 """Items per run of an examination: what a paper takes must not depend on the memory of a whole data set's batch."""
 
@@ -64,6 +65,15 @@ def classified(engine: Engine, data: Data, output: str) -> Paper:
         parts.append(_checked(engine.run(feeds)[output], output))
     answers = np.concatenate(parts).argmax(axis=1)
     return Paper(answers, None if data.labels is None else answers == data.labels)
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean difference between confidence and the share of right answers, in bins of equally many items, those of like
+    confidence together (Naeini, Cooper and Hauskrecht, 2015, with the bins of Nguyen and O'Connor, 2015)."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    parts = np.array_split(np.argsort(confidence, kind="stable"), BINS)
+    gaps = [len(part) * abs(float(confidence[part].mean() - right[part].mean())) for part in parts if len(part)]
+    return round(sum(gaps) / len(labels), 5)
 
 
 def _checked(scores: np.ndarray, output: str) -> np.ndarray:

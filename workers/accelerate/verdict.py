@@ -48,9 +48,9 @@ def beats(other: Variant, one: Variant, order: Sequence[Variant]) -> bool:
     return not alike or order.index(other) < order.index(one)
 
 
-def worth(variant: Variant) -> float:
-    """Its quality; more than the reference's is luck with the held-out items."""
-    return min(variant.quality, 1.0)
+def worth(variant: Variant) -> tuple[float, float]:
+    """Its quality, of which more than the reference's is luck with the held-out items; of equal ones, the agreement."""
+    return min(variant.quality, 1.0), variant.agreement
 
 
 def figures(variant: Variant) -> tuple[float, float, float]:
@@ -61,10 +61,10 @@ def figures(variant: Variant) -> tuple[float, float, float]:
 
 def front(variants: Sequence[Variant], cost: Sequence[float]) -> list[int]:
     """Places of those that none beats in both quality and cost, cheapest first."""
-    order = sorted(range(len(variants)), key=lambda i: (cost[i], -worth(variants[i])))
+    worths = [worth(variant)[0] for variant in variants]
     kept: list[int] = []
-    for index in order:
-        if not kept or worth(variants[index]) > worth(variants[kept[-1]]):
+    for index in sorted(range(len(variants)), key=lambda i: (cost[i], -worths[i])):
+        if not kept or worths[index] > worths[kept[-1]]:
             kept.append(index)
     return kept
 

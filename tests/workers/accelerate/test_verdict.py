@@ -5,10 +5,11 @@ from workers.accelerate import verdict
 from workers.manifest import Latency, Variant
 
 
-def one(name, quality=1.0, ms=10.0, size=100, throughput=100.0):
+def one(name, quality=1.0, ms=10.0, size=100, throughput=100.0, agreement=1.0):
+    times = Latency(ms, ms, ms)
     return Variant(
         variant=name, engine="onnx", file="f", sha256="0" * 64, bytes=size, score=quality, ci95=(quality, quality),
-        quality=quality, agreement=1.0, latency_ms={"1": Latency(ms, ms, ms)}, curve=Curve(base=ms / 1e3), max_batch=1,
+        quality=quality, agreement=agreement, latency_ms={"1": times}, curve=Curve(base=ms / 1e3), max_batch=1,
         throughput=throughput,
     )  # fmt: skip
 
@@ -44,6 +45,13 @@ def test_quality_beyond_the_references_is_luck():
     found = judged(one("fp32"), one("int8", quality=1.004, ms=5, size=50), one("fp16", size=40))
     assert found["int8"].served
     assert found["fp16"].served
+
+
+def test_of_equal_quality_the_agreement_counts():
+    """int8 finds as many right neighbours, and other ones; fp16 is slower, and the reference's twin at half the size."""
+    fast = one("int8", quality=1.007, ms=4, size=25, throughput=300, agreement=0.987)
+    assert judged(one("fp32"), one("fp16", size=50), fast)["fp16"].served
+    assert not judged(one("fp32"), one("fp16", size=50, agreement=0.98), fast)["fp16"].served
 
 
 def test_a_worse_variant_does_not_refuse_a_better_one():
