@@ -48,7 +48,7 @@ def test_quality_beyond_the_references_is_luck():
 
 
 def test_of_equal_quality_the_agreement_counts():
-    """int8 finds as many right neighbours, and other ones; fp16 is slower, and the reference's twin at half the size."""
+    """int8 finds as many right neighbours, and other ones; fp16 is slower, but the reference's twin at half size."""
     fast = one("int8", quality=1.007, ms=4, size=25, throughput=300, agreement=0.987)
     assert judged(one("fp32"), one("fp16", size=50), fast)["fp16"].served
     assert not judged(one("fp32"), one("fp16", size=50, agreement=0.98), fast)["fp16"].served
