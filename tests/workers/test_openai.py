@@ -319,3 +319,14 @@ async def test_a_deadline_that_passes_in_the_queue_is_refused_unexecuted():
         await first
     assert (status, headers["x-isochrone-executed"]) == (504, "0")
     assert len(engine.sampling) == 1
+
+
+async def test_a_first_token_s_deadline_orders_the_queue():
+    headers = {"x-slo-ttft-ms": "500", "x-deadline-ms": "60000"}
+    async with serving(text_entry(), executing=False) as bench:
+        asked = {"model": "echo", "messages": TURNS, "stream": True}
+        one = asyncio.ensure_future(raw(bench, "/v1/chat/completions", asked, **headers))
+        await until(lambda: len(bench.batcher.queue))
+        (job,) = bench.batcher.queue.waiting("echo:fp32")
+        one.cancel()
+    assert job.urgency - job.arrived == pytest.approx(0.5)

@@ -15,6 +15,7 @@ from workers.catalog import Catalog
 from workers.engines import TensorSpec
 from workers.http import MAX_BODY
 from workers.proto import messages, refusals
+from workers.queue import Job
 
 X = np.array([[1, 2.5], [3, 4]], np.float32)
 K = np.array([[7], [8]], np.int64)
@@ -320,3 +321,13 @@ async def test_a_port_that_is_taken_is_an_oserror(rig):
     port = int(rig.bench.port)
     with pytest.raises(OSError, match="cannot listen for gRPC"):
         await rpc.RpcServer(Catalog([]), rig.bench.batcher, rig.bench.gauges).start("127.0.0.1", port)
+
+
+async def test_a_queue_that_was_thought_much_shorter_is_refused_early():
+    async with rigged(tensor_entry(), executing=False) as rig:
+        now = rig.bench.batcher.clock()
+        ahead = [Job("double:fp32", None, arrived=now, deadline=now, items=4) for _ in range(40)]
+        assert rig.bench.batcher.queue.push(ahead)
+        error = await rig.refused(raw(), metadata=[("x-deadline-ms", "500"), ("x-isochrone-wait-ms", "1")])
+        assert reason(error)[0] == "deadline_exceeded"
+        assert dict(error.trailing_metadata())["x-isochrone-executed"] == "0"

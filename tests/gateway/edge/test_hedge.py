@@ -9,6 +9,7 @@ import pytest
 from policies.hedge import HedgeConfig, Hedging
 from policies.reason import Reason
 from policies.request import DrainSet
+from tests.gateway.edge.rpcs import MODEL, fronted, node, until
 from tests.playbook import (
     ANSWER,
     CHAT,
@@ -274,3 +275,19 @@ def test_a_fault_of_ours_ends_both() -> None:
     hedge.broke()
     assert script << cancelled("a") << cancelled("b") << client_sees(b"HTTP/1.1 500")
     assert ended(edge) == [("b", Reason.INTERNAL), ("a", Reason.INTERNAL)]
+
+
+async def test_a_tensor_worker_that_is_stuck_is_outrun_over_grpc_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real workers and calls; when the hedge is due and where it goes is said here, not by this machine."""
+    monkeypatch.setattr(Hedging, "due", lambda self, candidates, status, eta, crowded, now: now + 0.01)
+    monkeypatch.setattr(Hedging, "consider", lambda self, beside, candidates, *_: 1)
+    async with node("a", 1.0) as a, node("b", 5.0) as b, fronted(a, b) as front:
+        front.edge.router._policies["cheapest_in_deadline"].hedging = Hedging(HedgeConfig())
+        assert front.edge.router.fleet.nodes(MODEL)[1].worker.id == "b"
+        a.engine.gate.clear()
+        reply = await front.infer()
+        assert reply.model_name == MODEL
+        assert ended(front.edge) == [("a", Reason.OUTRUN), ("b", None)]
+        assert hedges(front.edge) == {"won": 1}
+        tally = a.bench.batcher.runners[f"{MODEL}:fp32"].tally
+        await until(lambda: tally.ended["cancelled"] == 1)
