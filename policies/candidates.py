@@ -21,7 +21,7 @@ LEAST_SPREADS = 0.5
 class Candidates:
     """The nodes of one model as one request sees them: arrays with one entry per slot.
 
-    Feasible means that every deadline is met with the request's probability: mean + z * spread <= budget, where z is
+    Feasible means that every deadline is met with the request's probability: mean + z * spread <= limit, where z is
     the quantile of this gateway's own errors at the level that keeps its promises (calibrate.py).
     """
 
@@ -55,16 +55,16 @@ class Candidates:
         if request.max_cost < INFINITE:
             eligible = eligible & (self.cost <= request.max_cost)
         self.eligible = eligible
-        deadline, budget = request.deadline, columns.budget
+        deadline, limit = request.deadline, columns.limit
         if deadline == INFINITE and request.patient:
             self.fit = eligible & (columns.wait <= request.patience)
             return
-        budget[()] = deadline - now
-        fit = eligible & (whole <= budget)
+        limit[()] = deadline - now
+        fit = eligible & (whole <= limit)
         if asks_first:
             first, _ = columns.at(request, 0.0, self.z_first)
-            budget[()] = request.first_token_deadline - now
-            fit = fit & (first <= budget)
+            limit[()] = request.first_token_deadline - now
+            fit = fit & (first <= limit)
         if request.token_interval < INFINITE:
             # A node's pace varies with its relative error, not with what waits in front of it.
             fit = fit & (columns.output * (1.0 + z * columns.error) <= request.token_interval)

@@ -121,7 +121,7 @@ class Columns:
         """The terms, which are written at once; one by one into the array, they would cost five times as much."""
         self._terms: Floats = np.frombuffer(self._written, np.float32)
         self._usual_terms = self._terms[:_USUAL]
-        self.budget: Floats = np.zeros((), np.float32)
+        self.limit: Floats = np.zeros((), np.float32)
         """A number to compare with: half as dear as a Python float."""
         self._outstanding: Floats
         self.changed: dict[Node, float] = {}

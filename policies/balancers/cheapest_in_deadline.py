@@ -57,8 +57,9 @@ class CheapestInDeadline:
 
 def cheapest_with_room(candidates: Candidates, slots: Slots, rng: random.Random) -> int:
     """One of the cheapest prefix of `slots`, at random by room."""
-    columns, prices = candidates.columns, candidates.price[slots]
-    tier = slots[prices <= prices[prices.argmin()] * TIER]
+    columns, prices, limit = candidates.columns, candidates.price[slots], candidates.columns.limit
+    limit[()] = prices.item(prices.argmin()) * TIER
+    tier = slots[(prices <= limit).nonzero()[0]]
     headroom, need, count = columns.headroom, SPREAD * columns.unseen, len(tier)
     if count == 1 and headroom[tier[0]] >= need:
         return int(tier[0])

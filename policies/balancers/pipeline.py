@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from policies.balancers.cheapest_in_deadline import LONGEST, SPREAD, TIER
 from policies.columns import Columns
 from policies.masks import allows
@@ -112,7 +114,7 @@ def price(view: View) -> Any:
 
 def one_with_room(scored: list[tuple[Any, View]], rng: random.Random) -> View:
     """One of the shortest cheapest prefix that holds the tier and has room for what is unseen, at random by room."""
-    limit = min(score for score, _ in scored) * TIER
+    limit = np.float32(float(min(score for score, _ in scored)) * TIER)
     tier = [view for score, view in scored if score <= limit]
     need = SPREAD * scored[0][1].unseen
     if len(tier) == 1 and tier[0].headroom >= need:
