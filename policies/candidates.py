@@ -115,8 +115,10 @@ class Candidates:
         """Seconds until a queue has become so short that its node makes the deadlines, in the mean; infinite where no
         queue is in the way."""
         request, wait = self.request, self.columns.wait
-        first, _, _ = self.columns.evaluate(request, 0.0)
-        late = np.maximum(self.total - (request.deadline - now), first - (request.first_token_deadline - now))
+        late = self.total - (request.deadline - now)
+        if request.first_token_deadline < INFINITE:
+            first, _ = self.columns.at(request, 0.0, 0.0)
+            late = np.maximum(late, first - (request.first_token_deadline - now))
         late = late[self.eligible & (wait > 0) & (late <= wait)]
         return float(late.min()) if late.size else INFINITE
 
@@ -124,17 +126,19 @@ class Candidates:
         """How many spreads of slack each eligible node leaves before the nearest deadline (-inf: not eligible), and
         the probability that the best of them makes it."""
         request, calibration = self.request, self.columns.calibration
-        slack = np.full(len(self.cost), math.inf, np.float32)
         residuals = calibration.total
         if request.deadline < INFINITE:
             slack = (request.deadline - now - self.total) / self.spread
+        else:
+            slack = np.full(len(self.cost), math.inf, np.float32)
         if request.first_token_deadline < INFINITE:
             first, spread, _ = self.columns.evaluate(request, 0.0)
             early = (request.first_token_deadline - now - first) / spread
             if not early.size or float(early.max()) < float(slack.max()):
                 residuals = calibration.first
             slack = np.minimum(slack, early)
-        slack[~self.eligible] = -math.inf
+        if not self.eligible.all():
+            slack[~self.eligible] = -math.inf
         return slack, residuals.probability(float(slack.max())) if slack.size else 0.0
 
     def crowded_out(self, now: float) -> bool:
