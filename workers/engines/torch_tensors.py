@@ -1,7 +1,8 @@
 """Tensor models on PyTorch, for GPUs: on CUDA every batch size is padded to a bucket whose graph was captured at load.
 
-The file is a `torch.export` archive (`.pt2`): a graph and its weights, no code that loading it could run. Its linear
-layers take any of torch_precision's number formats. On a CPU nothing is captured or padded, and ONNX Runtime is faster.
+The file is a `torch.export` archive (`.pt2`), a graph and its weights. Loading one is running a program (torch
+unpickles parts of it): serve only what you trust; the manifest's digest is checked before. Its linear layers take any
+of torch_precision's number formats. On a CPU nothing is captured or padded, and ONNX Runtime is faster.
 """
 
 from __future__ import annotations
