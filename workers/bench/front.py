@@ -86,9 +86,10 @@ class Front:
             stack, folder, *isochrone("worker", "serve"), "--manifest", str(path), "--redis", redis, "--id", "w1",
             "--device", "cpu" if self._device.type == "cpu" else "0",
         )  # fmt: skip
-        direct = said(worker)[1]
+        direct = said("the worker", worker)[1]
         ports = ("--port", "0", "--control-port", "0")
-        _, url, _, control = said(start(stack, folder, *isochrone("gateway"), *ports, "--redis", redis))[:4]
+        gateway = start(stack, folder, *isochrone("gateway"), *ports, "--redis", redis)
+        _, url, _, control = said("the gateway", gateway)[:4]
         await_true(lambda: json.load(urllib.request.urlopen(f"{control}/admin/nodes"))["nodes"])  # noqa: S310 - our own
         return {way: f"{base}/v2/models/{MODEL}/infer" for way, base in (("direct", direct), ("gateway", url))}
 
@@ -182,13 +183,13 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
-def said(process: subprocess.Popen[str]) -> list[str]:
+def said(name: str, process: subprocess.Popen[str]) -> list[str]:
     """The words of the line that says ready. Raises RuntimeError when the process ends instead."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("ready "):
             return line.split()
-    raise RuntimeError(f"{str(process.args)[:200]} ended with {process.wait()}")
+    raise RuntimeError(f"{name} ended with {process.wait()}: its last words are in the log")
 
 
 def await_true(ask: Callable[[], object]) -> None:

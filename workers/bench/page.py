@@ -76,7 +76,7 @@ def words(data: Data) -> Iterator[str]:
         if best is not None:
             verdict = "met" if best[0] >= ENCODER_TARGET else "missed"
             yield (
-                f"{heading(part)}: {best[1]} reaches {report.percent(best[0])} of the matrix limit of its format "
+                f"{heading(part)}: {best[1]} reaches {exact(best[0])} of the matrix limit of its format "
                 f"({report.percent(ENCODER_TARGET)} wanted: {verdict})."
             )
     yield from _fastest(data)
@@ -98,9 +98,14 @@ def _decoding(data: Data, part: str, name: str, found: Data) -> str:
     verdict = "met" if min(shares) >= DECODE_TARGET else "missed"
     batches = f"{found['decode'][0]['batch']} to {found['decode'][-1]['batch']}"
     return (
-        f"{heading(part)}: {name} decodes at {report.percent(min(shares))} to {report.percent(max(shares))} of the "
+        f"{heading(part)}: {name} decodes at {exact(min(shares))} to {exact(max(shares))} of the "
         f"bandwidth limit at batch {batches} ({report.percent(DECODE_TARGET)} wanted: {verdict})."
     )
+
+
+def exact(value: float) -> str:
+    """Beside a verdict: so that what missed by little does not read as met."""
+    return f"{100 * value:.1f} %"
 
 
 def _encoders(data: Data, part: str) -> Iterator[tuple[float, str]]:

@@ -63,8 +63,8 @@ def test_the_encoder_becomes_a_manifest_that_can_be_served(tmp_path):
 def test_a_process_that_ends_instead_of_serving_is_a_fault(tmp_path):
     with contextlib.ExitStack() as stack:
         quick = front.start(stack, tmp_path, sys.executable, "-c", "print('ready http://x control'); input()")
-        assert front.said(quick) == ["ready", "http://x", "control"]
+        assert front.said("quick", quick) == ["ready", "http://x", "control"]
     with contextlib.ExitStack() as stack:
         broken = front.start(stack, tmp_path, sys.executable, "-c", "raise SystemExit(4)")
-        with pytest.raises(RuntimeError, match="ended with 4"):
-            front.said(broken)
+        with pytest.raises(RuntimeError, match="it ended with 4"):
+            front.said("it", broken)

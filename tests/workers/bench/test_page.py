@@ -35,7 +35,7 @@ RUN = DATA | {
 def test_every_table_and_verdict_comes_from_the_file():
     text = page.page([RUN])
     assert "| copy | 2.00 TB/s |" in text
-    assert "Encoder: bf16-graph reaches 50 % of the matrix limit of its format (50 % wanted: met)." in text
+    assert "Encoder: bf16-graph reaches 50.0 % of the matrix limit of its format (50 % wanted: met)." in text
     assert "costs 0.5 % of its throughput (under 1 % wanted: met); direct 400.0 requests a second" in text
     assert "Not measured: encoder fp8-compiled: FormatError: no such kernel." in text
     assert "| fp8-compiled | 2 | 500 | 4.00 |" in text
@@ -45,9 +45,11 @@ def test_a_target_is_met_by_the_worst_batch():
     run = copy.deepcopy(RUN)
     decode = [{"batch": 1, "seconds": 0.004, "bytes": 5.6e9, "joules": None}]
     run["parts"]["decoder"]["variants"]["bf16-graph"] = {"decode": decode}
-    assert "decodes at 70 % to 70 % of the bandwidth limit at batch 1 to 1 (60 % wanted: met)" in page.page([run])
+    assert "decodes at 70.0 % to 70.0 % of the bandwidth limit at batch 1 to 1 (60 % wanted: met)" in page.page([run])
     decode.append({"batch": 2, "seconds": 0.004, "bytes": 4.72e9, "joules": None})
-    assert "decodes at 59 % to 70 % of the bandwidth limit at batch 1 to 2 (60 % wanted: missed)" in page.page([run])
+    assert "decodes at 59.0 % to 70.0 % of the bandwidth limit at batch 1 to 2 (60 % wanted: missed)" in page.page(
+        [run]
+    )
 
 
 def test_of_several_runs_the_later_wins_variant_by_variant_beside_its_own_limits():
