@@ -46,8 +46,9 @@ def found() -> Machine:
     installed = frozenset(name for name in names if importlib.util.find_spec(name) is not None)
     capability, card = None, None
     if "torch" in installed:
-        import torch  # only to ask for CUDA: nothing else here needs it
+        import torch
 
+        torch.set_num_threads(1)  # seconds are one core's; threads that wait for a busy core would count as work
         if torch.cuda.is_available():
             capability = torch.cuda.get_device_capability()
             card = _card(str(torch.cuda.get_device_properties(0).uuid))
