@@ -46,6 +46,7 @@ models-minilm: setup  ## Build the embedding model from its published weights in
 models:  ## Train and export the bundled models anew (needs the extra `models`: torch)
 	$(PYTHON) -m venv build/models && build/models/bin/pip install --quiet -e '.[worker,models]'
 	build/models/bin/python -m workers.models.digits.build
+	build/models/bin/python -m workers.models.fraud.build
 	build/models/bin/python -m workers.models.tinychat.build
 	build/models/bin/python -m workers.models.minilm.build
 

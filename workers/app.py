@@ -28,6 +28,7 @@ from workers.attach.sidecar import Sidecar
 from workers.batcher import Batcher
 from workers.catalog import Catalog, Entry
 from workers.config import AttachConfig, ConfigError, Placement, ServeConfig, guessed_curve, load_key, record
+from workers.decisions import Decisions
 from workers.devices import Device, chosen, load_nvml
 from workers.gauges import Gauges
 from workers.http import Server
@@ -36,6 +37,7 @@ from workers.monitor import Monitor
 from workers.oip import OpenInference
 from workers.openai import OpenAI
 from workers.queue import Queue
+from workers.rerank import Rerank
 from workers.runners import lane_of
 
 if TYPE_CHECKING:
@@ -109,6 +111,8 @@ async def run(
     gauges = Gauges(boot, batcher, lambda: lease.failures if lease else 0, monitor=monitor)
     surfaces = [
         *OpenAI(catalog, batcher, gauges.report, random.SystemRandom()).routes(),
+        *Rerank(catalog, batcher).routes(),
+        *Decisions(catalog, batcher).routes(),
         *OpenInference(catalog, batcher).routes(),
     ]
     server = Server(surfaces, gauges, batcher.clock)

@@ -17,8 +17,8 @@ from workers.runners import Runner
 TEXT, EMBEDDING, TENSOR = "text", "embedding", "tensor"
 SURFACES = {
     TEXT: "/v1/chat/completions and /v1/completions",
-    EMBEDDING: "/v1/embeddings",
-    TENSOR: "/v2/models/NAME/infer",
+    EMBEDDING: "/v1/embeddings, /v1/rerank and /v1/decisions",
+    TENSOR: "/v2/models/NAME/infer and, if it classifies, /v1/decisions",
 }
 
 
@@ -36,6 +36,12 @@ class Entry(NamedTuple):
     inputs: tuple[Any, ...] = ()
     """TENSOR: workers.engines.TensorSpec of each input."""
     outputs: tuple[Any, ...] = ()
+    classes: tuple[str, ...] = ()
+    """TENSOR: names of a classifier's classes, where its manifest has them."""
+    features: tuple[str, ...] = ()
+    """TENSOR: names of its input's columns, likewise."""
+    calibration_error: float | None = None
+    """TENSOR: by how much its probabilities were found to be off; None: nobody measured."""
     close: Callable[[], None] | None = None
     """Ends what the engine has running of its own."""
 
@@ -55,14 +61,14 @@ class Catalog:
     def entries(self) -> list[Entry]:
         return [entry for variants in self.models.values() for entry in variants.values()]
 
-    def find(self, model: str, variant: str, kind: str) -> Entry | Refused:
-        """The entry to run, or what is wrong with the names."""
+    def find(self, model: str, variant: str, *kinds: str) -> Entry | Refused:
+        """The entry to run, which is of one of the kinds, or what is wrong with the names."""
         variants = self.models.get(model)
         if variants is None:
             return Refused(Reason.MODEL_NOT_FOUND, "This worker does not serve that model.", "model")
         entry = variants.get(variant) if variant else next(iter(variants.values()))
         if entry is None:
             return Refused(Reason.MODEL_NOT_FOUND, "This worker does not serve that variant.", "model")
-        if entry.kind != kind:
+        if entry.kind not in kinds:
             return Refused(Reason.BAD_REQUEST, f"This model is served at {SURFACES[entry.kind]}.", "model")
         return entry

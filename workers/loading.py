@@ -147,7 +147,7 @@ def _fitted(built: Built, endpoint: Endpoint, budget: float) -> Endpoint:
 def _tensor(folder: Path, manifest: Manifest, variant: Variant, budget: Budget) -> Built:
     own = (variant.build.provider,) if variant.build.provider else ()
     engine = OnnxEngine(folder / variant.file, own + budget.providers, budget.memory)
-    return _of_tensors(engine, variant, engine.stop, time.thread_time if engine.on_cpu else time.monotonic)
+    return _of_tensors(engine, manifest, variant, engine.stop, time.thread_time if engine.on_cpu else time.monotonic)
 
 
 def _torch(folder: Path, manifest: Manifest, variant: Variant, budget: Budget) -> Built:
@@ -162,17 +162,32 @@ def _torch(folder: Path, manifest: Manifest, variant: Variant, budget: Budget) -
         memory=budget.memory,
         priority=budget.priority,
     )
-    return _of_tensors(engine, variant, None, time.monotonic)
+    return _of_tensors(engine, manifest, variant, None, time.monotonic)
 
 
-def _of_tensors(engine: Engine, variant: Variant, stop: Callable[[], None] | None, clock: Callable[[], float]) -> Built:
+def _of_tensors(
+    engine: Engine,
+    manifest: Manifest,
+    variant: Variant,
+    stop: Callable[[], None] | None,
+    clock: Callable[[], float],
+) -> Built:
     def together(items: int) -> object:
         shapes = {spec.name: ([items, *(max(n, 1) for n in spec.shape[1:])], spec.datatype) for spec in engine.inputs}
         return engine.run({name: np.zeros(shape, DTYPES[datatype]) for name, (shape, datatype) in shapes.items()})
 
     def entry(endpoint: Endpoint, batching: Batching) -> Entry:
         runner = Batched(endpoint, functools.partial(run_tensors, engine), batching, stop=stop, clock=clock)
-        return Entry(endpoint, TENSOR, runner, inputs=engine.inputs, outputs=engine.outputs)
+        return Entry(
+            endpoint,
+            TENSOR,
+            runner,
+            inputs=engine.inputs,
+            outputs=engine.outputs,
+            classes=manifest.classes,
+            features=manifest.features,
+            calibration_error=variant.calibration_error,
+        )
 
     return Built(variant.curve.base, functools.partial(together, 1), entry, together, clock)
 

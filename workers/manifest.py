@@ -22,7 +22,7 @@ from policies.records import Curve, Endpoint, Id, Name, Quality
 SCHEMA = 2
 READS = (1, 2)
 """Schema 2 only adds fields that may be missing: paired intervals, memory, energy, cost, verdicts."""
-PACKAGED = ("digits", "tinychat")
+PACKAGED = ("digits", "fraud", "tinychat")
 """Bundled models whose files are part of this package."""
 CACHED = ("minilm",)
 """Bundled models too large to ship: a build puts them into the user's cache."""
@@ -157,6 +157,9 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     agreement: Quality
     """Likeness of the answers to the reference's; how it is counted stands in the manifest's `agreement_metric`."""
     agreement_ci95: Interval | None = None
+    calibration_error: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Of a classifier's probabilities on the held-out data: by how much they are off, in bins of like confidence; None:
+    nobody measured, so that they are scores rather than probabilities."""
     fidelity: dict[str, float] = {}
     """Further likeness to the reference's outputs, by name (`cosine`, `recall_at_10`)."""
     latency_ms: dict[str, Latency]
@@ -210,6 +213,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     config: File | None = None
     """`config.json` of the model's class, for `transformers`."""
     chat: Chat | None = None
+    classes: tuple[Name, ...] = ()
+    """A classifier's, in the order of its outputs: what decisions about them are asked by; without them, by number."""
+    features: tuple[str, ...] = ()
+    """Names of the columns of its only input, so that an item can be given as an object."""
     source_sha256: Digest | None = None
     """Of the source's weights."""
     price_per_hour: Annotated[float, Meta(ge=0)] | None = None

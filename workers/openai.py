@@ -21,14 +21,14 @@ from aiohttp import web
 from policies.reason import Reason
 from workers.batcher import Batcher
 from workers.catalog import EMBEDDING, TEXT, Catalog, Entry
+from workers.embedding import vectors
 from workers.engines.text import Detokenizer
 from workers.http import Call, Reply, Route, error_body, invalid, json_reply, read_body
-from workers.lengths import alike
 from workers.openai_bodies import ChatBody, CompletionBody, EmbeddingBody, ResponseBody, TextBody, sentences
 from workers.openai_replies import Chat, Completion, Response, Shape, event
 from workers.queue import Job, Refused, Token
 from workers.refusal import early
-from workers.runners import Batched, Generation
+from workers.runners import Generation
 from workers.timings import comment, load_comment, timings
 
 
@@ -63,7 +63,7 @@ class OpenAI:
         return await self._generate(request, call, ResponseBody, Response)
 
     async def embed(self, request: web.Request, call: Call) -> Reply:
-        """Sentences in, vectors out; many sentences are several jobs, each of like lengths."""
+        """Sentences in, vectors out."""
         raw = await read_body(request)
         if isinstance(raw, Refused):
             return raw
@@ -77,36 +77,19 @@ class OpenAI:
         texts = sentences(body)
         if isinstance(texts, Refused):
             return texts
-        assert isinstance(entry.runner, Batched)
-        parts = alike(texts, entry.context, entry.runner.most)
-        jobs = [
-            Job(
-                entry.lane,
-                [texts[i] for i in part],
-                arrived=call.arrived,
-                deadline=call.deadline,
-                items=len(part),
-                bucket=size,
-            )
-            for size, part in parts
-        ]
-        results = early(self._batcher, jobs, call.expected_wait) or await self._batcher.results(jobs)
-        if isinstance(results, Refused):
-            return results
-        order = [i for _, part in parts for i in part]
-        rows = [vector for part, _ in results for vector in part]
-        vectors = [vector for _, vector in sorted(zip(order, rows, strict=True), key=lambda pair: pair[0])]
-        tokens = sum(count for _, count in results)
+        embedded = await vectors(self._batcher, entry, texts, call)
+        if isinstance(embedded, Refused):
+            return embedded
         reply = {
             "object": "list",
             "model": body.model,
             "data": [
                 {"object": "embedding", "index": i, "embedding": encode_vector(vector, body.encoding_format)}
-                for i, vector in enumerate(vectors)
+                for i, vector in enumerate(embedded.rows)
             ],
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            "usage": {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens},
         }
-        return json_reply(call, orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY), timings(jobs))
+        return json_reply(call, orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY), embedded.spent)
 
     async def models(self, request: web.Request, call: Call) -> Reply:
         data = [self._describe(name, variants.values()) for name, variants in self._catalog.models.items()]
@@ -120,14 +103,16 @@ class OpenAI:
         return json_reply(call, orjson.dumps(self._describe(name, variants.values())))
 
     def _describe(self, name: str, entries: Any) -> dict[str, Any]:
-        endpoints = [entry.endpoint for entry in entries]
+        entries = list(entries)
+        classes = {"classes": list(entries[0].classes)} if entries[0].classes else {}
         return {
             "id": name,
             "object": "model",
             "created": self._since,
             "owned_by": "isochrone",
-            "task": endpoints[0].task,
-            "variants": [{"variant": each.variant, "quality": each.quality} for each in endpoints],
+            "task": entries[0].endpoint.task,
+            **classes,
+            "variants": [_variant(entry) for entry in entries],
         }
 
     async def _generate(self, request: web.Request, call: Call, kind: type[TextBody], shape: type[Shape]) -> Reply:
@@ -241,6 +226,12 @@ class Generated:
             self.finish = "stop"
             self._batcher.finish(self.job)
         return piece
+
+
+def _variant(entry: Entry) -> dict[str, Any]:
+    """A classifier whose probabilities were measured says by how much they are off."""
+    off = {} if entry.calibration_error is None else {"calibration_error": entry.calibration_error}
+    return {"variant": entry.endpoint.variant, "quality": entry.endpoint.quality, **off}
 
 
 def encode_vector(vector: np.ndarray, encoding: str) -> np.ndarray | str:

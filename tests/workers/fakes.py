@@ -12,6 +12,7 @@ import numpy as np
 from policies.records import Curve, Endpoint
 from workers.batcher import Batcher
 from workers.catalog import EMBEDDING, TENSOR, TEXT, Catalog, Entry
+from workers.decisions import Decisions
 from workers.engines import TensorSpec
 from workers.engines.slots import Step
 from workers.gauges import Gauges
@@ -19,6 +20,7 @@ from workers.http import Server
 from workers.oip import OpenInference
 from workers.openai import OpenAI
 from workers.queue import Queue
+from workers.rerank import Rerank
 from workers.runners import Batched, Slotted
 
 END = 256
@@ -157,6 +159,22 @@ def tensor_entry(engine=None, model="double", variant="fp32"):
     return Entry(served, TENSOR, runner, inputs=engine.inputs, outputs=engine.outputs)
 
 
+class Third:
+    """A classifier of three classes: `x`'s two numbers are the shares of the first two."""
+
+    inputs = (TensorSpec("x", "FP32", (-1, 2)),)
+    outputs = (TensorSpec("probabilities", "FP32", (-1, 3)),)
+
+    def run(self, works):
+        return [{"probabilities": np.column_stack((work["x"], 1 - work["x"].sum(axis=1)))} for work in works]
+
+
+def classifier_entry(model="third", **told):
+    engine, served = Third(), endpoint(model, task="classification")
+    told = {"classes": ("red", "green", "blue"), "features": ("r", "g")} | told
+    return Entry(served, TENSOR, Batched(served, engine.run), inputs=engine.inputs, outputs=engine.outputs, **told)
+
+
 def embedding_entry(model="lengths", variant="fp32"):
     served = endpoint(model, variant, task="embedding")
     return Entry(served, EMBEDDING, Batched(served, embed))
@@ -181,6 +199,8 @@ async def serving(*entries, queue_limit=64, executing=True):
     gauges.worker_id = "w"
     surfaces = [
         *OpenAI(catalog, batcher, gauges.report, random.Random(1)).routes(),
+        *Rerank(catalog, batcher).routes(),
+        *Decisions(catalog, batcher).routes(),
         *OpenInference(catalog, batcher).routes(),
     ]
     server = Server(surfaces, gauges, batcher.clock)

@@ -164,7 +164,7 @@ def test_the_documentation_names_every_field():
 
 
 def test_an_unknown_bundled_name_lists_the_known_ones():
-    with pytest.raises(ManifestError, match="no bundled model 'gpt': choose among digits, tinychat, minilm"):
+    with pytest.raises(ManifestError, match="no bundled model 'gpt': choose among digits, fraud, tinychat, minilm"):
         bundled("gpt")
 
 

@@ -115,3 +115,11 @@ def minilm():
     from workers.models.minilm import build
 
     return build.build(cache() / "minilm")
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_right_answers():
+    sure = np.tile([[0.9, 0.1]], (100, 1))
+    labels = np.array([0] * 9 + [1]).repeat(10)
+    assert evaluate.calibration_error(sure, np.tile(labels[::10], 10)) == pytest.approx(0.0, abs=1e-6)
+    assert evaluate.calibration_error(sure, np.zeros(100, int)) == pytest.approx(0.1)
+    assert evaluate.calibration_error(sure, np.ones(100, int)) == pytest.approx(0.9)

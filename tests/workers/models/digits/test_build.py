@@ -40,6 +40,14 @@ def test_accuracy_is_what_the_manifest_says(variant: str, data: build.Split):
     assert accuracy == pytest.approx(MANIFEST.variant(variant).score, abs=2 / 719)
 
 
+@pytest.mark.parametrize("variant", ["fp32", "int8"])
+def test_probabilities_are_off_by_what_the_manifest_says(variant: str, data: build.Split):
+    told = MANIFEST.variant(variant).calibration_error
+    engine = OnnxEngine(FOLDER / MANIFEST.variant(variant).file)
+    assert build.off_by(engine, data) == pytest.approx(told, abs=0.005)
+    assert MANIFEST.classes[7] == "7"
+
+
 def test_int8_agrees_with_the_reference(data: build.Split):
     agreement = float((answers("int8", data.held_pixels) == answers("fp32", data.held_pixels)).mean())
     assert agreement >= 0.99
