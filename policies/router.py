@@ -315,7 +315,7 @@ class Router:
     def _not_its_turn(self, candidates: Candidates, now: float) -> Hold | Shed:
         """Its tenant has had its share, and others have not: it waits, or is refused, though it could be served."""
         request = candidates.request
-        if request.holds:
+        if request.holds or self._policies[request.policy].admission.yielding:
             until = self._until(candidates.columns, request, request.quality, now)
             if until > now:
                 return Hold(until)
