@@ -106,21 +106,16 @@ class Fleet:
 
     def apply(self, change: Change, now: float) -> None:
         """Take one observation. Unknown workers and outdated records are ignored."""
+        if isinstance(change, LoadSeen):  # by far the most frequent
+            self._loaded(change, now)
+            return
         if isinstance(change, WorkerSeen):
             self._seen(change.worker, now)
             return
-        state = self.workers.get(change.load.worker if isinstance(change, LoadSeen) else change.worker_id)
+        state = self.workers.get(change.worker_id)
         if state is None:
             return
         match change:
-            case LoadSeen(load, age, newest):
-                old = state.load
-                outdated = old is not None and not newest and old.boot == load.boot and load.seq <= old.seq
-                if load.boot == state.record.boot and not outdated:
-                    known = min(state.load_at, state.shown_at)
-                    state.loaded(load, now - age)
-                    if now - known < SHOWN_SECONDS and state.calm(now):
-                        return
             case RoundTrip(_, seconds):
                 self._measured(state, seconds)
             case ProbeFailed():
@@ -130,6 +125,21 @@ class Fleet:
                 state.drain(on)
             case WorkerGone():
                 self._gone(state)
+                return
+        self._touch(state, now)
+
+    def _loaded(self, change: LoadSeen, now: float) -> None:
+        load = change.load
+        state = self.workers.get(load.worker)
+        if state is None:
+            return
+        old, boot = state.load, load.boot
+        outdated = old is not None and not change.newest and old.boot == boot and load.seq <= old.seq
+        if boot == state.record.boot and not outdated:
+            fresh = now - SHOWN_SECONDS
+            known = state.load_at > fresh and state.shown_at > fresh
+            state.loaded(load, now - change.age)
+            if known and state.calm(now):
                 return
         self._touch(state, now)
 

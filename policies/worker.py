@@ -112,10 +112,12 @@ class WorkerState:
         """Take a newer load: forget what it already contains of ours."""
         self._count_strangers(load, as_of)
         self.load, self.load_at = load, as_of
-        arrived_by = as_of - self.rtt.mean / 2
-        for key in [key for key, (at, _) in self._unseen.items() if at <= arrived_by]:
-            del self._unseen[key]
-        self._unseen_work = sum(work for _, work in self._unseen.values())
+        unseen = self._unseen
+        if unseen:
+            arrived_by = as_of - self.rtt.mean / 2
+            for key in [key for key, (at, _) in unseen.items() if at <= arrived_by]:
+                del unseen[key]
+            self._unseen_work = sum(work for _, work in unseen.values()) if unseen else 0.0
         self._finished_work, self._finished = 0.0, 0
         idle = load.waiting == 0 and load.backlog == 0.0
         self._free = self.slots - (load.running or 0) if idle and not self.serial else 0
@@ -139,7 +141,8 @@ class WorkerState:
 
     def _follow_drain(self) -> None:
         draining = self.drained_by_operator or (self.load is not None and self.load.draining)
-        self.health.apply(Event.DRAIN if draining else Event.UNDRAIN)
+        if draining is not (self.health.state is State.DRAINING):
+            self.health.apply(Event.DRAIN if draining else Event.UNDRAIN)
 
     # What we sent.
 
