@@ -20,6 +20,7 @@ import onnxruntime as ort
 from policies.records import Curve
 from workers.accelerate import machine
 from workers.accelerate.evaluate import Quality
+from workers.accelerate.verdict import MARGIN
 from workers.manifest import Effort, File, Host, Latency, Variant, digest
 
 GROWTH = 0.05
@@ -157,8 +158,10 @@ def usd_per_1k(throughput: float, price_per_hour: float) -> float:
 
 
 def effort(seconds: float, price_per_hour: float | None, throughput: float, reference: float | None) -> Effort:
-    """What making a variant took, and after how many items its throughput has paid for that against the reference's."""
-    saved = 0.0 if reference is None else 1 / reference - 1 / throughput
+    """What making a variant took, and after how many items its throughput has paid for that against the reference's;
+    never, where what it saves is within the noise."""
+    gained = reference is not None and throughput > reference * (1 + MARGIN)
+    saved = 1 / reference - 1 / throughput if reference is not None and gained else 0.0
     return Effort(
         seconds=round(seconds, 3),
         usd=None if price_per_hour is None else float(f"{price_per_hour / 3600 * seconds:.4g}"),
