@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 MIN_RETRY_AFTER = 1.0
 MAX_RETRY_AFTER = 30.0
 """Seconds. Below one, HTTP cannot say it; beyond thirty, nobody can predict a queue (peers bound it at 2 to 30 s)."""
-
-
 OVER_SHARE = "There is not enough for all, and this tenant has had its share."
 
 

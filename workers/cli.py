@@ -55,7 +55,7 @@ def placed(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @worker.command()
-@click.option("--model", "models", multiple=True, help="Bundled model: digits, minilm or tinychat. Repeatable.")
+@click.option("--model", "models", multiple=True, help="Bundled model: digits, fraud, minilm, tinychat. Repeatable.")
 @click.option("--manifest", "manifests", multiple=True, type=click.Path(path_type=Path), help="Manifest of a model.")
 @click.option("--variants", default="", metavar="A,B", help="Variants to serve, the default first.  [default: all]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")

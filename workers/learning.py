@@ -21,8 +21,6 @@ LEAST_CAUTION = 0.05
 """Share that plans allow a batch beyond its mean even where no error was seen."""
 GAP_GAIN = 0.05
 """Weight of the newest gap between arrivals: about the last twenty."""
-
-
 DOUBTED = 100
 """Refusals in a row, without a batch between them, after which what was learned is forgotten: what is not executed
 teaches nothing, and a wrong curve must not refuse for ever. In plain overload a batch comes between a few dozen."""

@@ -3,7 +3,7 @@
     prefill   (overhead + prompt / speed) * (1 + interference * decoding / slots), one job at a time, in a free slot
     decode    each further token takes decode_s + decode_batch_s * (jobs at work when it began)
 
-Both times the noise of the request and the slowness of the moment at which they begin (algorithm.md 5.1 (a)).
+Both times the noise of the request and the slowness of the moment at which they begin (algorithm.md 5.1).
 """
 
 from __future__ import annotations
