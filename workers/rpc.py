@@ -28,6 +28,7 @@ from workers.gauges import Gauges
 from workers.http import MAX_BODY, MAX_DEADLINE_MS, Call, read_headers, unexecuted
 from workers.proto import messages, refusals
 from workers.proto.health import Health
+from workers.proto.listening import listen, options
 from workers.queue import Refused
 from workers.refusal import early
 from workers.timings import timings
@@ -36,13 +37,6 @@ log = logging.getLogger(__name__)
 
 MAX_METADATA = 32 << 10
 """Bytes: the gateways' own limit of a head (faults.md 3.3)."""
-OPTIONS = (
-    ("grpc.so_reuseport", 0),  # a second server on a taken port must fail, not share its calls
-    ("grpc.max_receive_message_length", MAX_BODY),
-    ("grpc.max_send_message_length", -1),  # our own answers
-    ("grpc.max_metadata_size", MAX_METADATA),
-    ("grpc.absolute_max_metadata_size", MAX_METADATA),
-)
 
 TYPED = {
     "BOOL": "bool_contents",
@@ -108,7 +102,7 @@ class RpcServer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._health = Health(lambda: not batcher.draining)
-        self._server = grpc.aio.server(options=OPTIONS)
+        self._server = grpc.aio.server(options=options(MAX_BODY, MAX_METADATA))
         methods: dict[str, tuple[Any, Answer]] = {
             "ServerLive": (messages.ServerLiveRequest, self._live),
             "ServerReady": (messages.ServerReadyRequest, self._ready),
@@ -126,13 +120,7 @@ class RpcServer:
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port, which matters when 0 was asked for. Raises OSError when it cannot be had."""
-        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        try:
-            taken = self._server.add_insecure_port(place)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen for gRPC on {place}: {error}") from error
-        await self._server.start()
-        return taken
+        return await listen(self._server, host, port)
 
     def drain(self) -> None:
         """Tell those who watch our health; the batcher refuses what still comes."""

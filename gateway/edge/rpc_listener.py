@@ -27,7 +27,7 @@ from gateway.edge.rpc_call import RpcAnswer, RpcCall, RpcExchange, Unhurried
 from gateway.openai import headers
 from policies.reason import Reason
 from policies.request import Shed
-from workers.proto import messages, refusals
+from workers.proto import listening, messages, refusals
 from workers.proto.health import Health
 
 if TYPE_CHECKING:
@@ -48,14 +48,10 @@ NO_HEAD = Head(b"POST", oip.RPC, "2", [])
 """Of a call whose metadata did not pass."""
 
 
-def options(limits: Limits) -> tuple[tuple[str, int], ...]:
+def options(limits: Limits) -> listening.Options:
     """What one connection or call may take; a reload does not change it."""
     return (
-        ("grpc.so_reuseport", 0),  # a second gateway on a taken port must fail, not share its calls
-        ("grpc.max_receive_message_length", limits.body_bytes),
-        ("grpc.max_send_message_length", -1),  # the workers' answers are bounded where they come in
-        ("grpc.max_metadata_size", limits.head_bytes),
-        ("grpc.absolute_max_metadata_size", limits.head_bytes),
+        *listening.options(limits.body_bytes, limits.head_bytes),
         ("grpc.max_connection_idle_ms", int(limits.idle_s * 1e3)),
         ("grpc.max_concurrent_streams", limits.pipelined),
         ("grpc.max_allowed_incoming_connections", limits.connections),
@@ -95,12 +91,7 @@ class RpcListener:
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises OSError when the address cannot be had."""
-        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        try:
-            self.port = self._server.add_insecure_port(place)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen for gRPC on {place}: {error}") from error
-        await self._server.start()
+        self.port = await listening.listen(self._server, host, port)
 
     async def drain(self, seconds: float) -> bool:
         """Refuse what comes, let what has begun finish; whether it did within `seconds`."""
