@@ -121,7 +121,9 @@ def serve(
 
 @worker.command()
 @click.argument("url")
-@click.option("--engine", required=True, help="vllm, or openai for anything with that API.")
+@click.option(
+    "--engine", required=True, metavar="NAME", help="Which: openai is anything with that API; a wrong name lists all."
+)
 @click.option("--model", "models", multiple=True, metavar="NAME[=SERVED_NAME]", help="Default: what the engine lists.")
 @click.option("--variant", default="default", show_default=True, help="Name of this build of the model.")
 @click.option("--quality", type=float, default=1.0, show_default=True, help="Relative to the reference variant.")

@@ -80,7 +80,10 @@ def test_attach_takes_every_option(invoke):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["attach", "http://e", "--engine", "other"], "choose among openai, vllm"),
+        (
+            ["attach", "http://e", "--engine", "other"],
+            "choose among openai, vllm, sglang, llamacpp, tgi, triton, kserve, ray, transformers",
+        ),
         (["attach", "http://e"], "--engine"),
         (["attach", "http://e", "--engine", "vllm", "--price-in", "1", "--price-hour", "1"], "exclude each other"),
         (["serve", "--port", "99999"], "--port"),

@@ -15,6 +15,13 @@ import aiohttp
 ENGINES = {
     "openai": "workers.attach.openai:OpenAI",
     "vllm": "workers.attach.vllm:Vllm",
+    "sglang": "workers.attach.sglang:SGLang",
+    "llamacpp": "workers.attach.llamacpp:LlamaCpp",
+    "tgi": "workers.attach.tgi:Tgi",
+    "triton": "workers.attach.triton:Triton",
+    "kserve": "workers.attach.kserve:KServe",
+    "ray": "workers.attach.ray:RayServe",
+    "transformers": "workers.attach.transformers:Transformers",
 }
 """Engine name -> adapter, imported when asked for."""
 
@@ -45,7 +52,7 @@ class Adapter(Protocol):
 
 
 class Factory(Protocol):
-    def __call__(self, session: aiohttp.ClientSession, url: str) -> Adapter: ...
+    def __call__(self, session: aiohttp.ClientSession, url: str, metrics_url: str = "") -> Adapter: ...
 
 
 def adapter(engine: str) -> Factory:
@@ -64,9 +71,14 @@ def reason(error: BaseException) -> str:
 async def page(session: aiohttp.ClientSession, url: str) -> tuple[int, bytes]:
     """GET a page: its status and at most PAGE_LIMIT bytes. Redirects are not followed."""
     async with session.get(url, allow_redirects=False) as response:
-        body = bytearray()
-        async for chunk in response.content.iter_chunked(65536):
-            body += chunk
-            if len(body) > PAGE_LIMIT:
-                raise aiohttp.ClientPayloadError(f"{url}: more than {PAGE_LIMIT} bytes")
-        return response.status, bytes(body)
+        return response.status, await body_of(response)
+
+
+async def body_of(response: aiohttp.ClientResponse) -> bytes:
+    """A body. Raises ClientPayloadError where it is longer than PAGE_LIMIT."""
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(65536):
+        body += chunk
+        if len(body) > PAGE_LIMIT:
+            raise aiohttp.ClientPayloadError(f"{response.url}: more than {PAGE_LIMIT} bytes")
+    return bytes(body)

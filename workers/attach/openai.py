@@ -24,7 +24,7 @@ class OpenAI:
 
     health_path = "/v1/models"
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, metrics_url: str = "") -> None:
         self._session = session
         self._url = url
 

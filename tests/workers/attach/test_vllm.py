@@ -2,14 +2,22 @@ import aiohttp
 import pytest
 
 from tests.workers.attach.engine import METRICS, running
+from tests.workers.attach.pages import choices
 from workers.attach import ENGINES, UNKNOWN, Reading, adapter, page
-from workers.attach.vllm import RUNNING, WAITING, Vllm, read
+from workers.attach.vllm import Vllm
+
+PAGE = METRICS.replace("{waiting}", "{depth}").replace("{running}", "1").replace("{kv_use}", "0.25")
 
 
 @pytest.fixture
 async def session():
     async with aiohttp.ClientSession() as session:
         yield session
+
+
+async def test_a_rising_queue_sends_requests_elsewhere():
+    chosen = await choices("vllm", "/health", "/metrics", PAGE)
+    assert chosen == {0: "cheap", 5: "dear", 12: "dear", 20: "dear"}
 
 
 async def test_load_is_read_from_the_metrics_page(session):
@@ -54,12 +62,6 @@ async def test_a_page_without_cache_use_still_gives_the_queue(session, caplog):
         engine.waiting = 7
         assert await Vllm(session, engine.url).load() == Reading(7, 0, 0.0)
     assert "lacks vllm:kv_cache_usage_perc" in caplog.text
-
-
-@pytest.mark.parametrize("value", ["NaN", "+Inf", "-3", "many", ""])
-def test_nonsense_is_left_out(value):
-    found = read(f'{WAITING}{{a="b"}} {value}\n{RUNNING} 4\n{RUNNING}{{broken 5\n')
-    assert found == {RUNNING: [4.0]}
 
 
 async def test_a_page_without_end_is_not_read_to_its_end(session, monkeypatch):
