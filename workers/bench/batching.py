@@ -15,7 +15,6 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from workers.bench import build
 from workers.bench.decoder import Texts
 from workers.bench.llama import Shape
 from workers.bench.meter import Meter
@@ -36,20 +35,18 @@ class Batches:
         return {"shape": plan.shape._asdict(), "prompt": plan.prompt, "tokens": plan.tokens}
 
     def measure(self, name: str) -> Iterator[dict[str, Any]]:
-        """Yield a row for each number of sequences, by the making alone: `graph` captures the steps."""
-        variant = build.parse(name)
+        """Yield a row for each number of sequences; `name` says nothing more."""
         begun = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             weights = written(Path(folder), self._plan.shape, self._meter.device)
             engine = ContinuousEngine(
                 weights, config=Path(folder) / "config.json", end=0, slots=max(self._plan.sequences),
-                device=str(self._meter.device), graphs=variant.captured,
+                device=str(self._meter.device),
             )  # fmt: skip
         try:
             yield {"load_s": time.monotonic() - begun}
             self._run(engine, 1)
             for sequences in self._plan.sequences:
-                self._run(engine, sequences)  # captures what graphs this many want
                 yield {"rows": [self._run(engine, sequences)]}
         finally:
             engine.close()

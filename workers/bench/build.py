@@ -22,12 +22,10 @@ MAKINGS: dict[str, dict[str, bool] | None] = {
     "descent": {"coordinate_descent_tuning": True},
     "tuned": {"max_autotune": True, "coordinate_descent_tuning": True},
     "skinny": {},
-    "fused": {},
 }
 """Options of torch.compile, None without it. All but `eager` are captured in CUDA graphs. `descent` writes products
 of one row as Triton reductions and tunes them on the card; `tuned` also tries Triton against the library's products;
-`skinny` has our own kernels for decoding (workers/engines/torch_skinny.py and torch_attend.py), `fused` nothing but
-those in a step (fused.py)."""
+`skinny` has our own kernels for decoding (workers/engines/torch_skinny.py and torch_attend.py)."""
 
 
 ERROR_ROWS = 16
@@ -85,7 +83,7 @@ def _bias(linear: nn.Linear) -> tuple[torch.Tensor, ...]:
 
 def kernels(variant: Variant) -> dict[str, str]:
     """What was tuned on this card, and how."""
-    if variant.making not in ("skinny", "fused"):
+    if variant.making != "skinny":
         return {}
     from workers.engines import torch_skinny
 

@@ -110,10 +110,6 @@ class Bench:
 
     def _converted(self, variant: build.Variant, model: Decoder) -> Forward:
         """The model's step as the variant makes it."""
-        if variant.making == "fused":
-            from workers.bench.fused import Fused  # needs Triton
-
-            return Fused(model, variant.form).step
         build.converted(variant, model.layers, model)
         layer = build.made(variant, Layer.step)
         return lambda tokens, positions, table, cache: model.logits(model.step(tokens, positions, table, cache, layer))

@@ -32,25 +32,23 @@ SOFTWARE = ("torch", "triton", "torchao", "transformers", "nvidia-ml-py")
 
 PLAN: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("ceilings", ()),
+    ("encoder-1024", ("bf16-compiled",)),
+    ("decoder-1b", ("bf16-skinny",)),
     (
         "decoder",
         (
-            "bf16-eager",
+            "bf16-skinny",
             "bf16-graph",
-            "bf16-fused",
-            "int8_weights-fused",
-            "fp8_weights-fused",
+            "bf16-eager",
+            "int8_weights-skinny",
+            "fp8_weights-skinny",
             "fp8-compiled",
             "int4_weights-compiled",
-            "sparse24-graph",
-            "int8-compiled",
         ),
     ),
-    ("encoder", ("bf16-eager", "bf16-graph", "bf16-compiled", "fp8-compiled", "int8-compiled", "sparse24-graph")),
+    ("encoder", ("bf16-compiled", "fp8-compiled", "bf16-graph", "bf16-eager", "sparse24-graph", "int8-compiled")),
     ("front", ("bf16",)),
-    ("batching", ("bf16-eager", "bf16-graph")),
-    ("decoder-1b", ("bf16-fused",)),
-    ("encoder-1024", ("bf16-compiled",)),
+    ("batching", ("bf16",)),
 )
 """What is measured, in this order: what the targets speak of comes first."""
 

@@ -29,13 +29,11 @@ READING = """\
   run; `*_weights` only store less; `sparse24` drops the smaller two of every four weights. Makings: `eager` launches
   every kernel; `graph` replays them as one captured CUDA graph; `compiled` also has torch.compile fuse what stands
   between the products; `skinny` also uses this project's Triton kernels for products of few rows and for attention
-  over the cache (`workers/engines/torch_skinny.py`, `torch_attend.py`); `fused` uses nothing but those in a step, seven
-  kernels a layer: the norm before a product, the gate and the residual behind it are inside it. Prompts are read by the
-  libraries' products in both.
+  over the cache (`workers/engines/torch_skinny.py`, `torch_attend.py`). Prompts are read by the libraries' products.
 - **Tokens and sequences per joule**: by NVML's energy counter of the whole card over at least two seconds.
 - **Likeness**: cosine to the outputs of the bf16 model with the same weights, and how often the likeliest next token
   is the same. The weights are random, and random layers amplify every rounding: bf16 kernels that only sum in another
-  order agree no better than the rows of `bf16-skinny` and `bf16-fused` say. What a format does to one product is
+  order agree no better than the rows of `bf16-skinny` say. What a format does to one product is
   **product error**, relative to float32; a trained model is judged by its task (`isochrone accelerate`).
 """
 
@@ -48,7 +46,8 @@ def page(runs: Sequence[Data]) -> str:
     device = data["parts"]["ceilings"]["device"]
     days = sorted({run["measured"][:10] for run in runs})
     software = ", ".join(f"{name} {version}" for name, version in data["software"].items())
-    made = f"Made by `make bench-gpu` on {' and '.join(days)} on one {device['name']} ({software})."
+    count = "one run" if len(runs) == 1 else f"{len(runs)} runs, of a variant the last that has it"
+    made = f"Made by `make bench-gpu` on {' and '.join(days)} on one {device['name']} in {count} ({software})."
     blocks = [
         "# On a data-centre GPU",
         f"A transformer encoder and a Llama-architecture decoder with random weights: speed does not depend on their "

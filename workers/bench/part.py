@@ -66,7 +66,7 @@ FULL = Scale(
         "decoder-1b": decoder.Plan(llama.LLAMA_1B, prompts=(512, 2048), batches=(1, 2, 4, 8), context=1024, span=256),
     },
     batching=decoder.Texts(llama.LLAMA_1B, sequences=(1, 8, 32), prompt=128, tokens=64),
-    turn_seconds=5.0,
+    turn_seconds=4.0,
 )
 TINY = Scale(
     copied=1 << 20,

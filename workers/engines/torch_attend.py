@@ -96,63 +96,6 @@ def _joined(
     tl.store(out + (group * HEADS + head) * WIDTH + column, answer.to(out.dtype.element_ty))
 
 
-@triton.jit
-def _placed(
-    qkv,
-    turns,
-    keys,
-    values,
-    positions,
-    q,
-    length,
-    HEADS: tl.constexpr,  # noqa: N803
-    CACHED: tl.constexpr,  # noqa: N803
-    WIDTH: tl.constexpr,  # noqa: N803
-    HALF: tl.constexpr,  # noqa: N803
-):
-    """One head of one row: turned by its position, and put where it is read: a query aside, the rest in the cache."""
-    row, head = tl.program_id(0), tl.program_id(1)
-    place = tl.arange(0, HALF)
-    source = qkv + (row * (HEADS + 2 * CACHED) + head) * WIDTH + place
-    left = tl.load(source).to(tl.float32)
-    right = tl.load(source + HALF).to(tl.float32)
-    position = tl.load(positions + row)
-    if head < HEADS + CACHED:
-        angle = turns + position * 2 * WIDTH + place
-        cosine = tl.load(angle).to(tl.float32)
-        sine = tl.load(angle + WIDTH).to(tl.float32)
-        turned = left * cosine - right * sine
-        right = right * cosine + left * sine
-        left = turned
-    kind = q.dtype.element_ty
-    if head < HEADS:
-        target = q + (row * HEADS + head) * WIDTH + place
-        tl.store(target, left.to(kind))
-        tl.store(target + HALF, right.to(kind))
-    elif head < HEADS + CACHED:
-        target = keys + ((row * CACHED + head - HEADS) * length + position) * WIDTH + place
-        tl.store(target, left.to(kind))
-        tl.store(target + HALF, right.to(kind))
-    else:
-        target = values + ((row * CACHED + head - HEADS - CACHED) * length + position) * WIDTH + place
-        tl.store(target, left.to(kind))
-        tl.store(target + HALF, right.to(kind))
-
-
-def place(
-    qkv: torch.Tensor, turns: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
-) -> torch.Tensor:
-    """Rotary positions, and the new keys and values into the cache, in one kernel: the queries [batch, groups, heads,
-    width]. `qkv` [batch, all heads * width]; `turns` [any, width * 2]: cosines twice, then sines twice."""
-    batch, cached, length, width = keys.shape
-    heads = qkv.shape[1] // width - 2 * cached
-    q = qkv.new_empty(batch, cached, heads // cached, width)
-    _placed[batch, heads + 2 * cached](
-        qkv, turns, keys, values, positions, q, length, HEADS=heads, CACHED=cached, WIDTH=width, HALF=width // 2
-    )
-    return q
-
-
 @torch.library.custom_op("isochrone::attend", mutates_args=())
 def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """`q` [batch, groups, heads, width], keys and values [batch, groups, length, width], `positions` [batch]: the last

@@ -1,4 +1,5 @@
-"""Text generation by transformers' continuous batching: paged key/value cache, CUDA graphs where the model has them.
+"""Text generation by transformers' continuous batching: paged key/value cache, CUDA graphs where it captures them (with
+flash attention installed; without it a mask as large as the cache is padded, and it does not).
 
 Adopted whole: its thread schedules, batches and samples; this file speaks the slot engine's words to the runner. What
 it cannot do: the same seed does not give the same answer twice, because its sampler is shared by all requests.
@@ -27,8 +28,6 @@ WARM = 0.999
 """A temperature and `top_p` that are not 1: where they are, transformers builds no way to set them per request."""
 BLOCK = 256
 """Positions per page of the cache: transformers' default."""
-QUERY_PADDING, CACHE_PADDING = 16, 4096
-"""Steps of the sizes that graphs are captured for: new tokens, and cached positions of all sequences together."""
 READ_TOKENS = 1024
 """Most new tokens in a step on CUDA: longer prompts are read in pieces, so that the others' next tokens wait less."""
 KEYS_AND_VALUES = 2 * 2
@@ -66,11 +65,9 @@ class ContinuousEngine:
         form: str = "",
         device: str | None = None,
         spare: int | None = None,
-        graphs: bool = True,
     ) -> None:
         """`weights` is a safetensors file, `config` its `config.json`; `end` the token that closes an answer;
-        `spare` how many bytes cache and steps may take (default: 80 % of what is free); `graphs` whether steps are
-        captured, on CUDA.
+        `spare` how many bytes cache and steps may take (default: 80 % of what is free).
 
         Raises ValueError that names the file.
         """
@@ -84,7 +81,7 @@ class ContinuousEngine:
         self._slot_of: dict[str, int] = {}
         self._free = list(range(slots - 1, -1, -1))
         self._numbers = itertools.count()
-        self._batching = self._started(spare, graphs)
+        self._batching = self._started(spare)
 
     @property
     def active(self) -> int:
@@ -180,7 +177,7 @@ class ContinuousEngine:
         self._free.append(slot)
         return sequence
 
-    def _started(self, spare: int | None, graphs: bool) -> Any:
+    def _started(self, spare: int | None) -> Any:
         generation = transformers.GenerationConfig(
             do_sample=True, temperature=WARM, top_p=WARM, top_k=0, eos_token_id=self._end, max_new_tokens=self.context
         )
@@ -196,9 +193,6 @@ class ContinuousEngine:
             max_requests_per_batch=self.slots,
             max_memory_percent=share,
             per_request_processors=True,
-            use_cuda_graph=graphs and device.type == "cuda",
-            q_padding_interval_size=QUERY_PADDING,
-            kv_padding_interval_size=CACHE_PADDING,
         )
         batching = self._model.init_continuous_batching(generation, settings)
         if device.type == "cuda":

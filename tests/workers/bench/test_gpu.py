@@ -80,7 +80,7 @@ def test_the_variants_planned_can_be_parsed():
     build = pytest.importorskip("workers.bench.build", exc_type=ImportError)
     for part, variants in gpu.PLAN:
         for name in variants:
-            assert part == "front" or build.parse(name)
+            assert part in ("front", "batching") or build.parse(name)
 
 
 def test_without_torch_or_a_card_it_says_what_is_missing(tmp_path, monkeypatch, capsys):

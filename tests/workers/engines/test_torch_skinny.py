@@ -20,8 +20,8 @@ def multiplied(layer, x, columns=32, depth=256):
     grid = (triton.cdiv(out.shape[1], columns),)
     scale = x if layer.scale is None else layer.scale
     skinny._multiply.fn[grid](
-        x, layer.weight, scale, x, out, len(x), out.shape[1], INNER, 0.0, SCALED=layer.scale is not None,
-        HALF=layer.weight.dtype is torch.float8_e4m3fn, NORMED=False, GATED=False, ADDED=False, ROWS=skinny.ROWS,
+        x, layer.weight, scale, out, len(x), out.shape[1], INNER, SCALED=layer.scale is not None,
+        HALF=layer.weight.dtype is torch.float8_e4m3fn, ROWS=skinny.ROWS,
         COLUMNS=columns, DEPTH=depth,
     )  # fmt: skip
     return out
