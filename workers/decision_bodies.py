@@ -14,9 +14,8 @@ import msgspec
 import orjson
 from msgspec import Meta
 
-from policies.reason import Reason
 from workers.http import invalid
-from workers.queue import Refused
+from workers.queue import Refused, bad
 
 PREDICATE, CHOICE, SCORE = "predicate", "choice", "score"
 KINDS = {"noul": PREDICATE, "choice": CHOICE, "score": SCORE}
@@ -130,7 +129,7 @@ def read_decision(raw: bytes) -> Asked | Refused:
 
 def _question(asked: _Question, field: str) -> Question | Refused:
     if asked.type not in KINDS.values():
-        return _bad("A question is a predicate, a choice or a score.", f"{field}.type")
+        return bad("A question is a predicate, a choice or a score.", f"{field}.type")
     instructions = parts_text(asked.instructions, f"{field}.instructions")
     if isinstance(instructions, Refused):
         return instructions
@@ -165,23 +164,23 @@ def read_systemone(raw: bytes) -> Asked | Refused:
 def _criteria(asked: _Criteria, name: str, field: str) -> Question | Refused:
     kind = KINDS.get(asked.type)
     if kind is None:
-        return _bad("A question is a noul, a choice or a score.", f"{field}.type")
+        return bad("A question is a noul, a choice or a score.", f"{field}.type")
     instructions = asked.instructions
     text = instructions if isinstance(instructions, str) else orjson.dumps(instructions).decode()
     where, given = f"{field}.criteria", asked.criteria
     options: tuple[Option, ...] = ()
     if kind == SCORE:
         if not isinstance(given, list):
-            return _bad("The levels of a score are an array, from low to high.", where)
+            return bad("The levels of a score are an array, from low to high.", where)
         options = tuple(Option(_said(level)) for level in given)
     elif kind == CHOICE:
         if not isinstance(given, dict):
-            return _bad("The criteria of a choice are an object: each option with its description or null.", where)
+            return bad("The criteria of a choice are an object: each option with its description or null.", where)
         options = tuple(Option(value, _said(description)) for value, description in given.items())
     elif isinstance(given, dict) and given.keys() <= {"true", "false"}:
         options = tuple(Option(value == "true", _said(given[value])) for value in ("true", "false") if value in given)
     elif given is not None:
-        return _bad("The criteria of a noul are an object with `true` and `false`.", where)
+        return bad("The criteria of a noul are an object with `true` and `false`.", where)
     return _checked(Question(field, name, kind, text, options, where))
 
 
@@ -193,11 +192,11 @@ def _checked(question: Question) -> Question | Refused:
     """Bounds, and that every option is there once."""
     values = [(type(option.value), option.value) for option in question.options]
     if question.kind != PREDICATE and not 2 <= len(values) <= MAX_OPTIONS:
-        return _bad(f"It takes 2 to {MAX_OPTIONS} options.", question.options_field)
+        return bad(f"It takes 2 to {MAX_OPTIONS} options.", question.options_field)
     if len(set(values)) < len(values):
-        return _bad("Every option is given once.", question.options_field)
+        return bad("Every option is given once.", question.options_field)
     if question.kind == PREDICATE and not question.instructions and not question.options:
-        return _bad("There is nothing to be true or false: say it.", f"{question.field}.instructions")
+        return bad("There is nothing to be true or false: say it.", f"{question.field}.instructions")
     return question
 
 
@@ -216,7 +215,7 @@ def _input(given: str | Sequence[dict[str, Any]]) -> Subject | Refused:
         elif kind == "message":
             said = parts_text(item.get("content"), f"{field}.content")
         else:
-            return _bad("An item is a message, or a call of a tool, or its output.", f"{field}.type")
+            return bad("An item is a message, or a call of a tool, or its output.", f"{field}.type")
         if isinstance(said, Refused):
             return said
         texts.append(said)
@@ -229,7 +228,7 @@ def parts_text(content: Any, field: str) -> str | Refused:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        return _bad("It is a text or a list of parts.", field)
+        return bad("It is a text or a list of parts.", field)
     texts = []
     for i, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
@@ -238,7 +237,7 @@ def parts_text(content: Any, field: str) -> str | Refused:
         elif kind == "input_json" and isinstance(part.get("data"), dict | list):
             texts.append(orjson.dumps(part["data"]).decode())
         else:
-            return _bad("This model reads parts of type input_text and input_json.", f"{field}[{i}]")
+            return bad("This model reads parts of type input_text and input_json.", f"{field}[{i}]")
     return "\n".join(texts)
 
 
@@ -250,7 +249,3 @@ def _parsed(text: str) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-
-
-def _bad(message: str, field: str) -> Refused:
-    return Refused(Reason.BAD_REQUEST, message, field)

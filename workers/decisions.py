@@ -18,7 +18,6 @@ import numpy as np
 import orjson
 from aiohttp import web
 
-from policies.reason import Reason
 from policies.records import Timings
 from workers import tensors
 from workers.batcher import Batcher
@@ -27,7 +26,7 @@ from workers.decision_bodies import CHOICE, PREDICATE, Asked, Option, Question, 
 from workers.embedding import vectors
 from workers.http import Call, Reply, Route, json_reply, read_body
 from workers.openai_bodies import MAX_INPUTS
-from workers.queue import Refused
+from workers.queue import Refused, bad
 from workers.refusal import early
 from workers.timings import timings
 
@@ -111,7 +110,7 @@ class Decisions:
     async def _compare(self, entry: Entry, asked: Asked, call: Call) -> Answered | Refused:
         """A text beside the options of each question, by cosine."""
         if not asked.subject.text:
-            return _bad("There is nothing to decide about: give a text.", asked.subject.field)
+            return bad("There is nothing to decide about: give a text.", asked.subject.field)
         texts = [asked.subject.text]
         places: list[list[int]] = []
         for question in asked.questions:
@@ -121,7 +120,7 @@ class Decisions:
             places.append(list(range(len(texts), len(texts) + len(options))))
             texts += options
         if len(texts) > MAX_INPUTS:
-            return _bad(f"All questions together have at most {MAX_INPUTS - 1} options.", "questions")
+            return bad(f"All questions together have at most {MAX_INPUTS - 1} options.", "questions")
         embedded = await vectors(self._batcher, entry, texts, call)
         if isinstance(embedded, Refused):
             return embedded
@@ -135,7 +134,7 @@ def classes_of(entry: Entry) -> Sequence[str] | Refused:
     spec = entry.outputs[0]
     classifies = entry.endpoint.task == "classification" and len(entry.inputs) == 1 and len(spec.shape) == 2
     if not classifies or (not entry.classes and spec.shape[1] < 1):
-        return _bad("This model does not classify, so that it decides nothing.", "model")
+        return bad("This model does not classify, so that it decides nothing.", "model")
     return entry.classes or [str(i) for i in range(spec.shape[1])]
 
 
@@ -150,26 +149,24 @@ def read_item(subject: Subject, entry: Entry) -> dict[str, np.ndarray] | Refused
     try:
         row = np.array(given)
     except ValueError:
-        return _bad(f"The item's numbers are ragged: it has the shape {shape[1:]}.", subject.field)
+        return bad(f"The item's numbers are ragged: it has the shape {shape[1:]}.", subject.field)
     if given is None or row.dtype.kind not in "fiu":
-        return _bad(f"This model reads numbers: give an array of shape {shape[1:]} as JSON.", subject.field)
+        return bad(f"This model reads numbers: give an array of shape {shape[1:]} as JSON.", subject.field)
     if list(row.shape) not in (shape, shape[1:]):
-        return _bad(f"The item has shape {list(row.shape)}, the model takes {shape[1:]}.", subject.field)
+        return bad(f"The item has shape {list(row.shape)}, the model takes {shape[1:]}.", subject.field)
     value = tensors.shaped(row, shape, np.dtype(tensors.DTYPES[spec.datatype]), "data")
-    return _bad(f"The item {value}.", subject.field) if isinstance(value, str) else {spec.name: value}
+    return bad(f"The item {value}.", subject.field) if isinstance(value, str) else {spec.name: value}
 
 
 def _columns(given: Mapping[str, Any], subject: Subject, entry: Entry) -> list[Any] | Refused:
     """An object's numbers in the order of the features."""
     if not entry.features:
-        return _bad(f"Give an array of numbers, or an object with {entry.inputs[0].name!r}.", subject.field)
+        return bad(f"Give an array of numbers, or an object with {entry.inputs[0].name!r}.", subject.field)
     for name in entry.features:
         if name not in given:
-            return _bad(
-                f"The feature {name!r} is missing: this model takes {', '.join(entry.features)}.", subject.field
-            )
+            return bad(f"The feature {name!r} is missing: this model takes {', '.join(entry.features)}.", subject.field)
     if unknown := given.keys() - set(entry.features):
-        return _bad(f"This model has no feature {min(unknown)!r:.80}.", subject.field)
+        return bad(f"This model has no feature {min(unknown)!r:.80}.", subject.field)
     return [given[name] for name in entry.features]
 
 
@@ -181,7 +178,7 @@ def chosen_classes(question: Question, classes: Sequence[str]) -> list[int] | Re
             place = _class_of(option, classes)
             if place is None:
                 message = f"An option is one of this model's classes: {', '.join(classes)}."
-                return _bad(message, f"{question.options_field}[{i}]")
+                return bad(message, f"{question.options_field}[{i}]")
             found.append(place)
         return found
     told = [option.description for option in question.options if option.value is True and option.description]
@@ -189,7 +186,7 @@ def chosen_classes(question: Question, classes: Sequence[str]) -> list[int] | Re
     named = [i for i, name in enumerate(classes) if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)]
     if len(named) != 1:
         message = f"A predicate for this model names one of its classes: {', '.join(classes)}."
-        return _bad(message, f"{question.field}.instructions")
+        return bad(message, f"{question.field}.instructions")
     return named
 
 
@@ -217,7 +214,7 @@ def option_texts(question: Question) -> list[str] | Refused:
     for i, option in enumerate(question.options):
         if not option.text:
             message = "An option is a text, or true or false with a description."
-            return _bad(message, f"{question.options_field}[{i}]")
+            return bad(message, f"{question.options_field}[{i}]")
     return [option.text for option in question.options]
 
 
@@ -295,7 +292,3 @@ def _systemone(question: Question, probabilities: np.ndarray) -> dict[str, Any]:
 def expected(probabilities: np.ndarray) -> float:
     """The level to expect, counted from 0."""
     return float(probabilities @ np.arange(len(probabilities)))
-
-
-def _bad(message: str, field: str) -> Refused:
-    return Refused(Reason.BAD_REQUEST, message, field)

@@ -21,7 +21,7 @@ from workers import tensors
 from workers.batcher import Batcher
 from workers.catalog import TENSOR, Catalog, Entry
 from workers.http import Call, Reply, Route, invalid, json_reply, read_body
-from workers.queue import Refused
+from workers.queue import Refused, bad
 from workers.refusal import early
 from workers.timings import timings
 
@@ -188,7 +188,7 @@ def describe(spec: Any) -> dict[str, Any]:
 def read_infer(raw: bytes, length: str | None) -> tuple[InferBody, list[Sent]] | Refused:
     """The JSON of a body, and its inputs with the bytes that follow it. `length` is the header's value."""
     if length is not None and not (length.isdigit() and int(length) <= len(raw)):
-        return tensors.bad("this header is the length of the JSON, in bytes of the body", HEADER_LENGTH)
+        return bad("this header is the length of the JSON, in bytes of the body", HEADER_LENGTH)
     end = len(raw) if length is None else int(length)
     try:
         body = msgspec.json.decode(memoryview(raw)[:end], type=InferBody)
@@ -204,9 +204,9 @@ def read_infer(raw: bytes, length: str | None) -> tuple[InferBody, list[Sent]] |
             rest = rest[size:]
         else:
             message = f"input {tensor.name!r:.80} has no `binary_data_size` bytes behind the JSON: send {HEADER_LENGTH}"
-            return tensors.bad(message, f"inputs[{i}]")
+            return bad(message, f"inputs[{i}]")
     if rest:
-        return tensors.bad(f"{len(rest)} bytes behind the JSON belong to no input", "inputs")
+        return bad(f"{len(rest)} bytes behind the JSON belong to no input", "inputs")
     return body, sent
 
 

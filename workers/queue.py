@@ -36,6 +36,11 @@ class Refused(NamedTuple):
     """Whether accelerator time was spent; only when it was not may the request be safely repeated elsewhere."""
 
 
+def bad(message: str, field: str) -> Refused:
+    """The request is at fault: what has to be changed, and where."""
+    return Refused(Reason.BAD_REQUEST, message, field)
+
+
 class Result(NamedTuple):
     """The whole answer of a batched job."""
 

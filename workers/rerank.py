@@ -14,13 +14,12 @@ import orjson
 from aiohttp import web
 from msgspec import Meta
 
-from policies.reason import Reason
 from workers.batcher import Batcher
 from workers.catalog import EMBEDDING, Catalog
 from workers.embedding import vectors
 from workers.http import Call, Reply, Route, invalid, json_reply, read_body
 from workers.openai_bodies import MAX_INPUTS
-from workers.queue import Refused
+from workers.queue import Refused, bad
 
 
 class RerankBody(msgspec.Struct, kw_only=True):
@@ -78,16 +77,16 @@ class Rerank:
 def texts(body: RerankBody) -> list[str] | Refused:
     """The documents: texts, or objects with a `text`."""
     if not body.query:
-        return Refused(Reason.BAD_REQUEST, "The query is a text of at least one character.", "query")
+        return bad("The query is a text of at least one character.", "query")
     if not 0 < len(body.documents) < MAX_INPUTS:
         message = f"`documents` takes 1 to {MAX_INPUTS - 1} documents."
-        return Refused(Reason.BAD_REQUEST, message, "documents")
+        return bad(message, "documents")
     found = []
     for i, document in enumerate(body.documents):
         text = document.get("text") if isinstance(document, dict) else document
         if not isinstance(text, str) or not text:
             message = 'A document is a text of at least one character, or {"text": ...}.'
-            return Refused(Reason.BAD_REQUEST, message, f"documents[{i}]")
+            return bad(message, f"documents[{i}]")
         found.append(text)
     return found
 

@@ -29,7 +29,7 @@ from workers.http import MAX_BODY, MAX_DEADLINE_MS, Call, read_headers, unexecut
 from workers.proto import messages, refusals
 from workers.proto.health import Health
 from workers.proto.listening import listen, options
-from workers.queue import Refused
+from workers.queue import Refused, bad
 from workers.refusal import early
 from workers.timings import timings
 
@@ -251,10 +251,10 @@ def read_inputs(request: Any) -> list[Sent] | Refused:
         return [Sent(tensor) for tensor in request.inputs]
     if len(raw) != len(request.inputs):
         message = f"there are {len(request.inputs)} inputs and {len(raw)} of their contents: give one for each"
-        return tensors.bad(message, "raw_input_contents")
+        return bad(message, "raw_input_contents")
     for i, tensor in enumerate(request.inputs):
         if tensor.HasField("contents"):
-            return tensors.bad(f"input {tensor.name!r:.80} has `contents` beside the raw ones", f"inputs[{i}]")
+            return bad(f"input {tensor.name!r:.80} has `contents` beside the raw ones", f"inputs[{i}]")
     return [Sent(tensor, content) for tensor, content in zip(request.inputs, raw, strict=True)]
 
 

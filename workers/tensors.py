@@ -12,9 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from policies.reason import Reason
 from workers.catalog import Entry
-from workers.queue import Job, Refused
+from workers.queue import Job, Refused, bad
 
 DTYPES: dict[str, Any] = {
     "BOOL": np.bool_,
@@ -142,7 +141,3 @@ def joined(name: str, results: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray
 def datatype(name: str, entry: Entry) -> str:
     """What an output consists of, by the protocol's name."""
     return next(spec.datatype for spec in entry.outputs if spec.name == name)
-
-
-def bad(message: str, field: str) -> Refused:
-    return Refused(Reason.BAD_REQUEST, message, field)
