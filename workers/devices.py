@@ -129,3 +129,9 @@ def chosen(nvml: Any, wanted: str) -> Device:
             return device
     names = ", ".join(f"{place} ({device.name}, {device.uuid})" for place, device in enumerate(there))
     raise ValueError(f"no device {wanted!r}: this machine has {names or 'none'}")
+
+
+def of_torch(uuid: str) -> Device | None:
+    """NVML's view of the device that torch knows by this UUID (which lacks NVML's prefix), if it has one."""
+    nvml = load_nvml()
+    return next((device for device in devices(nvml) if uuid in device.uuid), None) if nvml else None

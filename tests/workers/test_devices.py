@@ -6,7 +6,7 @@ import pytest
 
 from tests.workers.nvml import Card, Nvml, NVMLError
 from workers import devices
-from workers.devices import Reading, chosen, load_nvml
+from workers.devices import Reading, chosen, load_nvml, of_torch
 
 
 def test_a_card_is_read_in_plain_units():
@@ -56,3 +56,10 @@ def test_a_device_is_chosen_by_place_or_by_uuid():
 def test_without_the_library_there_is_no_nvml(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert load_nvml() is None
+    assert of_torch("0") is None
+
+
+def test_torch_names_a_card_without_the_prefix(monkeypatch):
+    monkeypatch.setattr(devices, "load_nvml", lambda: Nvml(Card("GPU-a1"), Card("GPU-b2")))
+    assert of_torch("b2").uuid == "GPU-b2"
+    assert of_torch("c3") is None

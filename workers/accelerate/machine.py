@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import onnxruntime as ort
 
-from workers.devices import Device, devices, load_nvml
+from workers.devices import Device, of_torch
 
 PACKAGES = ("torch", "torchao", "torch-pruning", "transformers", "onnx", "openvino", "numpy")
 """Whose versions a manifest records beside ONNX Runtime's."""
@@ -51,14 +51,8 @@ def found() -> Machine:
         torch.set_num_threads(1)  # seconds are one core's; threads that wait for a busy core would count as work
         if torch.cuda.is_available():
             capability = torch.cuda.get_device_capability()
-            card = _card(str(torch.cuda.get_device_properties(0).uuid))
+            card = of_torch(str(torch.cuda.get_device_properties(0).uuid))
     return Machine(installed, frozenset(ort.get_available_providers()), capability, card)
-
-
-def _card(uuid: str) -> Device | None:
-    nvml = load_nvml()
-    there = devices(nvml) if nvml else []
-    return next((card for card in there if uuid in card.uuid), None)
 
 
 def cpu() -> str:

@@ -197,10 +197,7 @@ def place() -> tuple[torch.device, devices.Device | None]:
     """The device to measure on, and NVML's view of the same card."""
     if not torch.cuda.is_available():
         return torch.device("cpu"), None
-    nvml = devices.load_nvml()
-    uuid = str(torch.cuda.get_device_properties(0).uuid)
-    there = devices.devices(nvml) if nvml else []
-    return torch.device("cuda", 0), next((card for card in there if uuid in card.uuid), None)
+    return torch.device("cuda", 0), devices.of_torch(str(torch.cuda.get_device_properties(0).uuid))
 
 
 def describe(device: torch.device, card: devices.Device | None) -> dict[str, Any]:
