@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from workers.engines.onnx import open_session
-from workers.engines.text import Sampling, sample
+from workers.engines.text import Sampling, readable, sample
 
 BLOCK = 64
 """The cache grows by this many positions: each growth copies it, and every step computes over all of it."""
@@ -105,12 +105,7 @@ class SlotEngine:
 
         Raises IndexError when no slot is free, ValueError when the prompt is empty, too long or not of this vocabulary.
         """
-        if not prompt:
-            raise ValueError("the prompt is empty")
-        if len(prompt) >= self.context:
-            raise ValueError(f"the prompt has {len(prompt)} tokens; the model reads at most {self.context - 1}")
-        if min(prompt) < 0 or max(prompt) >= self.vocabulary:
-            raise ValueError(f"the prompt has a token outside 0..{self.vocabulary - 1}")
+        readable(prompt, self.context, self.vocabulary)
         slot = self._free.pop()
         self._rows.append(_Sequence(slot, prompt, sampling))
         return slot

@@ -41,6 +41,16 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """Go on past the end-of-answer token until `max_tokens`: load tests want answers of a known length."""
 
 
+def readable(prompt: Sequence[int], context: int, vocabulary: int) -> None:
+    """Raises ValueError when a prompt is empty, leaves no room for an answer, or is not of this vocabulary."""
+    if not prompt:
+        raise ValueError("the prompt is empty")
+    if len(prompt) >= context:
+        raise ValueError(f"the prompt has {len(prompt)} tokens; the model reads at most {context - 1}")
+    if min(prompt) < 0 or max(prompt) >= vocabulary:
+        raise ValueError(f"the prompt has a token outside 0..{vocabulary - 1}")
+
+
 def sample(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator) -> int:
     """Choose one token id from one row of logits."""
     if sampling.temperature == 0:

@@ -17,7 +17,7 @@ import transformers
 from safetensors.torch import load_file
 
 from workers.engines.slots import Step
-from workers.engines.text import Sampling
+from workers.engines.text import Sampling, readable
 from workers.engines.torch_precision import convert
 
 WAIT_SECONDS = 0.1
@@ -101,12 +101,7 @@ class ContinuousEngine:
 
         Raises IndexError when no slot is free, ValueError when the prompt is empty, too long or not of this vocabulary.
         """
-        if not prompt:
-            raise ValueError("the prompt is empty")
-        if len(prompt) >= self.context:
-            raise ValueError(f"the prompt has {len(prompt)} tokens; the model reads at most {self.context - 1}")
-        if min(prompt) < 0 or max(prompt) >= self.vocabulary:
-            raise ValueError(f"the prompt has a token outside 0..{self.vocabulary - 1}")
+        readable(prompt, self.context, self.vocabulary)
         slot = self._free.pop()
         request = f"{slot}.{next(self._numbers)}"
         end = NO_END if sampling.ignore_eos else self._end
