@@ -1,4 +1,4 @@
-"""How a variant's model and functions are made: as they are, captured, compiled, or compiled and tuned on the card.
+"""How a variant's model and functions are made: as they are, captured, compiled, or with our own kernels.
 
 A variant is named `format-making` (`fp8-compiled`). Only one layer is compiled and reused by all (regional
 compilation): compiling a whole decoder takes minutes, one layer of it seconds.
@@ -15,18 +15,9 @@ from torch.nn import functional
 
 from workers.engines.torch_precision import FORMATS, convert
 
-MAKINGS: dict[str, dict[str, bool] | None] = {
-    "eager": None,
-    "graph": None,
-    "compiled": {},
-    "descent": {"coordinate_descent_tuning": True},
-    "tuned": {"max_autotune": True, "coordinate_descent_tuning": True},
-    "skinny": {},
-}
-"""Options of torch.compile, None without it. All but `eager` are captured in CUDA graphs. `descent` writes products
-of one row as Triton reductions and tunes them on the card; `tuned` also tries Triton against the library's products;
-`skinny` has our own kernels for decoding (workers/engines/torch_skinny.py and torch_attend.py)."""
-
+MAKINGS = {"eager": False, "graph": False, "compiled": True, "skinny": True}
+"""Whether torch.compile is used. All but `eager` are captured in CUDA graphs; `skinny` has our own kernels for decoding
+(workers/engines/torch_skinny.py and torch_attend.py)."""
 
 ERROR_ROWS = 16
 """Of activations in the one product that is checked: what every kernel takes."""
@@ -92,10 +83,9 @@ def kernels(variant: Variant) -> dict[str, str]:
 
 def made(variant: Variant, function: Callable[..., Any]) -> Callable[..., Any]:
     """The function as this variant runs it. Shapes are static: each new one is compiled anew."""
-    options = MAKINGS[variant.making]
-    if options is None:
+    if not MAKINGS[variant.making]:
         return function
-    return torch.compile(function, dynamic=False, fullgraph=True, options=dict(options))
+    return torch.compile(function, dynamic=False, fullgraph=True)
 
 
 def random_model(kind: Callable[[], nn.Module], device: torch.device, seed: int = 0) -> Any:
