@@ -24,10 +24,23 @@ from policies.records import HEARTBEAT_SECONDS, Endpoint, Load, TensorSpec, Work
 from workers import attach as attaching
 from workers import calibrate, loading, manifest
 from workers.allocation import Allotment, limit
+from workers.attach.proxy import Proxy
+from workers.attach.proxy import session as engine_session
 from workers.attach.sidecar import Sidecar
+from workers.attach.turns import Turns
 from workers.batcher import Batcher
 from workers.catalog import Catalog, Entry
-from workers.config import AttachConfig, ConfigError, Placement, ServeConfig, guessed_curve, load_key, record
+from workers.config import (
+    DRAIN_SECONDS,
+    QUEUE_LIMIT,
+    AttachConfig,
+    ConfigError,
+    Placement,
+    ServeConfig,
+    guessed_curve,
+    load_key,
+    record,
+)
 from workers.decisions import Decisions
 from workers.devices import Device, chosen, load_nvml
 from workers.gauges import Gauges
@@ -275,29 +288,60 @@ async def attach(config: AttachConfig, announce: Announce) -> None:
     if not config.placement.redis:
         raise ConfigError("--redis URL is needed: attaching means registering")
     async with signals() as stop, aiohttp.ClientSession(auto_decompress=True) as session:
-        adapter = attaching.adapter(config.engine)(session, url)
+        adapter = attaching.adapter(config.engine)(session, url, config.metrics_url)
         boot = secrets.token_hex(8)
         endpoints = await listed(config, adapter, stop)
         if stop.asked.is_set():
             return
-        worker = record(
-            config.placement,
-            boot=boot,
-            address=address,
-            endpoints=endpoints,
-            engine=config.engine,
-            health_path=adapter.health_path,
-            variant_header=False,
-        )
-        sidecar = Sidecar(adapter, worker.id, boot)
-        lease = leased(config.placement, worker, sidecar.load, sidecar.changed)
-        async with asyncio.TaskGroup() as background:
-            work = (sidecar.run(), lease.run(), ready(lease, url, announce))
-            tasks = [background.create_task(each) for each in work]
-            await stop.asked.wait()
-            for task in tasks:
-                task.cancel()
-        await release(lease)
+        sidecar = Sidecar(adapter, "", boot)
+        async with proxied(config, url, sidecar) as proxy:
+            where = address if proxy is None else at(config.host, await proxy.start(config.host, config.port))
+            worker = record(
+                config.placement,
+                boot=boot,
+                address=where,
+                endpoints=endpoints,
+                engine=config.engine,
+                health_path=adapter.health_path,
+                variant_header=False,
+            )
+            sidecar.worker_id = worker.id
+            lease = leased(config.placement, worker, sidecar.load, sidecar.changed)
+            async with asyncio.TaskGroup() as background:
+                work = (sidecar.run(), lease.run(), ready(lease, f"http://{where}", announce))
+                tasks = [background.create_task(each) for each in work]
+                await stop.asked.wait()
+                for task in tasks:
+                    task.cancel()
+            await release(lease)
+            if proxy is not None:
+                await finish(proxy, stop)
+
+
+@contextlib.asynccontextmanager
+async def proxied(config: AttachConfig, url: str, sidecar: Sidecar) -> AsyncIterator[Proxy | None]:
+    """The proxy before an engine, if it is to have one, its counts in the sidecar's load; not listening yet."""
+    if not config.proxy:
+        yield None
+        return
+    clock = asyncio.get_running_loop().time
+    turns = Turns(config.max_batch, QUEUE_LIMIT, clock)
+    async with engine_session() as session:
+        proxy = Proxy(session, url, turns, config.max_batch, sidecar.load, sidecar.changed, clock)
+        sidecar.counts = proxy.counts
+        try:
+            yield proxy
+        finally:
+            await proxy.close()
+
+
+async def finish(proxy: Proxy, stop: Stop) -> None:
+    """Let what is in flight end, and what is on its way come, DRAIN_SECONDS at most or until asked again."""
+    await asyncio.sleep(LINGER)
+    idle, now = asyncio.ensure_future(proxy.idle()), asyncio.ensure_future(stop.now.wait())
+    await asyncio.wait((idle, now), timeout=DRAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    idle.cancel()
+    now.cancel()
 
 
 def engine_address(url: str) -> tuple[str, str]:

@@ -132,6 +132,10 @@ def serve(
 @click.option("--prefill-tps", type=float, default=PREFILL_TPS, show_default=True, help="Prompt tokens a second.")
 @click.option("--decode-tps", type=float, default=DECODE_TPS, show_default=True, help="Tokens a second, one stream.")
 @click.option("--max-batch", type=int, default=MAX_BATCH, show_default=True, help="Requests it works on at once.")
+@click.option("--metrics-url", default="", metavar="URL", help="Its metrics page, where it is not in its usual place.")
+@click.option("--proxy", is_flag=True, help="Stand in its path: count, drop what expires, tell times and load.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address the proxy listens on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the proxy; 0 picks a free one.")
 @placed
 def attach(
     url: str,
@@ -144,6 +148,10 @@ def attach(
     prefill_tps: float,
     decode_tps: float,
     max_batch: int,
+    metrics_url: str,
+    proxy: bool,
+    host: str,
+    port: int,
     verbose: bool,
     **place: Any,
 ) -> None:
@@ -165,6 +173,10 @@ def attach(
             prefill_tps=prefill_tps,
             decode_tps=decode_tps,
             max_batch=max_batch,
+            metrics_url=metrics_url,
+            proxy=proxy,
+            host=host,
+            port=port,
         )
         return app.attach(settings, announce)
 

@@ -91,6 +91,12 @@ class AttachConfig(msgspec.Struct, frozen=True, kw_only=True):
     prefill_tps: float
     decode_tps: float
     max_batch: int
+    metrics_url: str = ""
+    """Empty: where such an engine has its page by default."""
+    proxy: bool = False
+    host: str = "127.0.0.1"
+    port: int = 0
+    """Where the proxy listens."""
 
 
 def price(

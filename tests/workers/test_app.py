@@ -174,6 +174,22 @@ async def test_attach_registers_the_engine_itself_under_the_names_it_lists(redis
                 assert stored(client, "v1", "us-1") == (None, None)
 
 
+@pytest.mark.slow
+async def test_attach_with_a_proxy_registers_the_proxy_and_drains_it(redis_server):
+    async with engine.running() as vllm:
+        place = ["--region", "us-1", "--id", "v1", "--redis", redis_server.url, "--max-batch", "1"]
+        async with process("attach", vllm.url, "--engine", "openai", "--proxy", *place) as (url, started):
+            with redis_server.client() as client:
+                worker, load = stored(client, "v1", "us-1")
+                assert f"http://{worker.address}" == url != vllm.url
+                assert (load.waiting, load.running) == (0, 0), "counted, though the engine cannot say"
+                async with aiohttp.ClientSession() as session, session.get(url + worker.health_path) as got:
+                    assert (await got.json())["data"][0]["id"] == "m"
+                started.send_signal(signal.SIGTERM)
+                assert await asyncio.wait_for(started.wait(), 5) == 0
+                assert stored(client, "v1", "us-1") == (None, None)
+
+
 @contextlib.asynccontextmanager
 async def stopping(engine, **config):
     """A worker in this process with a long stream in flight; yields what stops it and its run."""

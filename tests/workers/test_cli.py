@@ -77,6 +77,17 @@ def test_attach_takes_every_option(invoke):
     assert config.placement.price == TokenPrice(input_usd_per_mtok=0.5, output_usd_per_mtok=1.5)
 
 
+def test_attach_may_stand_in_the_path_and_read_a_page_elsewhere(invoke):
+    _, config = invoke(
+        *("attach", "http://e:8000", "--engine", "ray", "--metrics-url", "http://e:8080/metrics"),
+        *("--proxy", "--host", "127.0.0.2", "--port", "7000"),
+    )
+    assert (config.metrics_url, config.proxy, config.host, config.port) == (
+        "http://e:8080/metrics", True, "127.0.0.2", 7000,
+    )  # fmt: skip
+    assert not invoke("attach", "http://e:8000", "--engine", "vllm")[1].proxy
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -1,6 +1,7 @@
 """Stands beside an engine, out of its data path: asks after its health and load, and feeds the lease.
 
-The registered address is the engine's own. While the engine is sick the load is None, which withdraws the lease
+The registered address is the engine's own, or with `--proxy` that of proxy.py, whose counts then complete what the
+engine says. While the engine is sick the load is None, which withdraws the lease
 (workers/lease.py); when it is well again it is registered anew. Asking never stops, whatever the engine answers.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 import aiohttp
 
@@ -31,7 +33,8 @@ class Sidecar:
         self.changed = asyncio.Event()
         """Set after every round of questions; the lease clears it."""
         self._adapter = adapter
-        self._worker_id = worker_id
+        self.worker_id = worker_id
+        """May be set later: by default it contains the port of a proxy."""
         self._boot = boot
         self._interval = interval
         self._failures = SICK_AFTER
@@ -39,6 +42,8 @@ class Sidecar:
         self._sick = False
         """Whether that was said."""
         self._reading: Reading = UNKNOWN
+        self.counts: Callable[[], Reading] | None = None
+        """Of the proxy, where there is one."""
         self._seq = 0
 
     def load(self) -> Load | None:
@@ -46,13 +51,14 @@ class Sidecar:
         if self._failures >= SICK_AFTER:
             return None
         self._seq += 1
+        reading = self._reading if self.counts is None else completed(self._reading, self.counts())
         return Load(
-            worker=self._worker_id,
+            worker=self.worker_id,
             boot=self._boot,
             seq=self._seq,
-            waiting=self._reading.waiting,
-            running=self._reading.running,
-            kv_use=self._reading.kv_use,
+            waiting=reading.waiting,
+            running=reading.running,
+            kv_use=reading.kv_use,
         )
 
     async def run(self) -> None:
@@ -94,3 +100,10 @@ class Sidecar:
         except UNREACHABLE as error:
             log.debug("load not readable: %r", error)
             return UNKNOWN
+
+
+def completed(said: Reading, counted: Reading) -> Reading:
+    """What an engine says of itself, and what its proxy counts: its own queue comes after the proxy's, and of what runs
+    there it knows best."""
+    waiting = (counted.waiting or 0) + (said.waiting or 0)
+    return Reading(waiting, counted.running if said.running is None else said.running, said.kv_use)

@@ -7,8 +7,8 @@ import aiohttp
 from policies import records
 from tests.workers.attach.engine import running
 from tests.workers.fakes import endpoint, until
-from workers.attach import Reading
-from workers.attach.sidecar import SICK_AFTER, Sidecar
+from workers.attach import UNKNOWN, Reading
+from workers.attach.sidecar import SICK_AFTER, Sidecar, completed
 from workers.attach.vllm import Vllm
 from workers.config import Placement, record
 from workers.lease import Lease, connect
@@ -155,3 +155,16 @@ async def test_the_lease_is_held_only_while_the_engine_is_healthy(redis_server):
             await until(lambda: client.get(key) is None, seconds=2.0)
             engine.healthy = True
             await until(lambda: client.get(key) is not None, seconds=2.0)
+
+
+def test_a_proxys_counts_complete_what_the_engine_says():
+    assert completed(UNKNOWN, Reading(3, 2)) == Reading(3, 2, 0.0)
+    assert completed(Reading(4, 9, 0.5), Reading(3, 2)) == Reading(7, 9, 0.5)
+    assert completed(Reading(4, None), Reading(0, 2)) == Reading(4, 2, 0.0)
+
+
+async def test_the_load_is_as_counted_where_a_proxy_stands():
+    sidecar = Sidecar(Told(), "w", "b")
+    await sidecar.ask()
+    sidecar.counts = lambda: Reading(5, 1)
+    assert (sidecar.load().waiting, sidecar.load().running) == (6, 2)
