@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-deep check format lock models models-minilm proto registry bench-decide bench-edge bench-batch sim-vs-real calibration sim sim-all bench-sim bench-gpu clean
+.PHONY: help setup demo test test-deep test-langchain check format lock models models-minilm proto registry bench-decide bench-edge bench-batch sim-vs-real calibration sim sim-all bench-sim bench-gpu clean
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
@@ -22,6 +22,10 @@ test: check  ## Every check and every test
 
 test-deep: setup  ## 50,000 random schedules of failures over the pure core (5,000 are in make test)
 	SCHEDULES=50000 $(BIN)/python -m pytest tests/properties/test_schedules.py
+
+test-langchain: setup  ## langchain-openai against a gateway and real workers, in an environment of its own (136 MB)
+	$(PYTHON) -m venv build/langchain && build/langchain/bin/pip install --quiet "langchain-openai>=1.7"
+	LANGCHAIN_PYTHON=build/langchain/bin/python $(BIN)/python -m pytest tests/client_surfaces/test_langchain.py
 
 check: setup  ## Formatting, lint, types, import rules, spelling
 	$(BIN)/ruff format --check .
