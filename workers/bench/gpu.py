@@ -58,7 +58,8 @@ class Run:
 
     def __init__(self, out: Path, scale: str, limit: float) -> None:
         self.out, self._scale = out, scale
-        self._end = time.monotonic() + limit
+        self._begun = time.monotonic()
+        self._end = self._begun + limit
         self._log = out.with_suffix(".log")
         self.data: dict[str, Any] = {
             "schema": 1,
@@ -130,7 +131,7 @@ class Run:
             else:
                 place[key] = value
         self.out.write_text(json.dumps(self.data, indent=1) + "\n")
-        print(f"{LIMIT_SECONDS - (self._end - time.monotonic()):6.1f} {part} {variant} {_short(found)}", flush=True)  # noqa: T201
+        print(f"{time.monotonic() - self._begun:6.1f} {part} {variant} {_short(found)}", flush=True)  # noqa: T201
 
 
 def command(part: str, variants: list[str], scale: str, until: float) -> list[str]:
