@@ -1,7 +1,7 @@
-"""The nodes of one model as float32 columns, and the view of them that one request gets.
+"""The nodes of one model as float32 columns.
 
 A `Node` is a view on one slot. `touch` writes a slot after a change; a request is evaluated over all slots by one
-matrix product and a few vector operations (`Candidates`), from the same numbers the readable oracle in
+matrix product and a few vector operations (candidates.py), from the same numbers the readable oracle in
 `balancers/pipeline.py` reads slot by slot. Each operation costs 0.1 to 0.6 us however few the nodes, so they are few.
 """
 

@@ -60,6 +60,7 @@ TO_SPARE = 0.6
 """Seconds before the last instant at which a request that yields is sent after all: a queue will be in its way then."""
 NEARLY = 0.25
 """Spreads of slack within which two nodes are equally sure: a tenth of a probability at the median, less elsewhere."""
+FEASIBLE = Status.FEASIBLE
 
 
 class Choice(msgspec.Struct, gc=False, frozen=True):
@@ -79,9 +80,6 @@ class Choice(msgspec.Struct, gc=False, frozen=True):
 def worth_trying(candidates: Candidates, now: float) -> bool:
     """Whether best effort, which the request takes as well, is too likely to succeed to wait for better."""
     return Infeasible.BEST_EFFORT in candidates.request.when_infeasible and candidates.surest(now)[1] >= WORTH_TRYING
-
-
-FEASIBLE = Status.FEASIBLE
 
 
 def hopeless(choice: Choice | Hold | Shed) -> bool:
@@ -130,15 +128,14 @@ class Router:
         """
         policy = self._policies[request.policy]
         most = policy.admission.max_in_flight
-        refusal = None
         if avoid:
-            refusal = self._refuse_repeat(policy, request, now, avoid)
-            if refusal is None and beside is not None:
+            refused = self._refuse_repeat(policy, request, now, avoid)
+            if refused is not None:
+                return refused
+            if beside is not None:
                 return self._hedge(policy, beside, now, avoid)
         elif most and policy.in_flight >= most:
             return self._at_limit(request, now)
-        if refusal is not None:
-            return refusal
         waits = self.waiting.lines and not avoid  # somebody does
         choice = self.consider(request, now, avoid)
         if not avoid and not request.patient and not (waits and self.waiting.holds(request)):
@@ -173,11 +170,7 @@ class Router:
         dispatch = Dispatch(
             request, node, now, len(avoid) + 1, choice.status, eta, candidates.cost.item(slot), probes, hedge_at
         )
-        work = node.work(eta)
-        policy.in_flight += 1
-        self._open[id(dispatch)] = dispatch, policy, work, choice.test
-        self.fleet.reserve(dispatch, work)
-        return dispatch
+        return self._reserved(dispatch, policy, choice.test)
 
     def report(self, dispatch: Dispatch, outcome: Outcome, now: float) -> None:
         """Settle a dispatch. Raises KeyError when it was settled before: once per dispatch, never twice."""
@@ -360,13 +353,17 @@ class Router:
         node, cost = columns.nodes[slot], candidates.cost.item(slot)
         eta = node.eta(request, now)
         dispatch = Dispatch(request, node, now, len(avoid) + 1, beside.status, eta, cost, hedge=True)
-        work = node.work(eta)
-        policy.in_flight += 1
-        self._open[id(dispatch)] = dispatch, policy, work, False
-        self.fleet.reserve(dispatch, work)
-        return dispatch
+        return self._reserved(dispatch, policy, test=False)
 
     # Accounting.
+
+    def _reserved(self, dispatch: Dispatch, policy: Policy, test: bool) -> Dispatch:
+        """The dispatch, which counts from now on and until `report`."""
+        work = dispatch.node.work(dispatch.eta)
+        policy.in_flight += 1
+        self._open[id(dispatch)] = dispatch, policy, work, test
+        self.fleet.reserve(dispatch, work)
+        return dispatch
 
     def _calibrate(self, dispatch: Dispatch, outcome: Outcome, test: bool) -> None:
         """Learn how far off the prediction was, and whether the promise was kept."""
