@@ -109,9 +109,7 @@ class Node:
         share of the slots or its place in a batch."""
         if self.state.serial:
             return eta.prefill
-        endpoint = self.endpoint
-        shared, item = (eta.prefill + eta.decode) / endpoint.max_batch, endpoint.curve.item
-        return shared if shared > item else item
+        return self.share(eta.prefill + eta.decode)
 
     def share(self, seconds: float) -> float:
         """Seconds that so much compute keeps others waiting: its share of the slots, or its place in a batch."""

@@ -15,6 +15,7 @@ import orjson
 from msgspec import Meta
 
 from workers.http import invalid
+from workers.openai_bodies import TEXT_PARTS
 from workers.queue import Refused, bad
 
 PREDICATE, CHOICE, SCORE = "predicate", "choice", "score"
@@ -23,7 +24,6 @@ KINDS = {"noul": PREDICATE, "choice": CHOICE, "score": SCORE}
 MAX_QUESTIONS = 400
 """OpenAI's own bounds: so many questions, so many choices of each."""
 MAX_OPTIONS = 255
-TEXT_PARTS = ("input_text", "output_text", "text")
 
 
 class Option(NamedTuple):

@@ -13,10 +13,10 @@ import numpy as np
 
 from loadtests.simulator.call import Call
 from loadtests.simulator.result import Bin, Detail, Figures
-from loadtests.simulator.serving import JOULES_PER_KWH, Worker
+from loadtests.simulator.serving import Worker
 from loadtests.simulator.world import World
 from loadtests.workload import Planned
-from policies.cost import SECONDS_PER_HOUR
+from policies.cost import JOULES_PER_KWH, SECONDS_PER_HOUR
 from policies.fairness import level
 from policies.request import Status
 

@@ -14,7 +14,7 @@ from loadtests.simulator.call import DECODING, ON_THE_WAY, OVER, PREFILLING, WAI
 from loadtests.simulator.machine import Herd, Line, Prefixes, Service, SlowPeriods
 from loadtests.simulator.timeline import Act, Timeline
 from loadtests.simulator.world import CostMode, Nodes, Place, Profile, Serving
-from policies.cost import BYTES_PER_GB, SECONDS_PER_HOUR, TOKENS_PER_MTOK
+from policies.cost import BYTES_PER_GB, JOULES_PER_KWH, SECONDS_PER_HOUR, TOKENS_PER_MTOK
 from policies.reason import Reason
 from policies.records import Load, MarginalPrice, Price, ReservedPrice, TokenPrice
 from policies.records import Worker as Record
@@ -25,7 +25,6 @@ ENVELOPE_BYTES = 600.0
 """Sizes of answers, as the gateway assumes them (gateway/routes.py)."""
 BLACK_HOLE_S = 0.001
 """How soon a broken node fails a request."""
-JOULES_PER_KWH = 3.6e6
 
 
 class Worker:
