@@ -351,7 +351,7 @@ def _asked_or(asked: float | None, default: float, flex: bool) -> float:
 # Sizes of answers, for egress and for time. Only their scale matters.
 
 TEXT_BYTES_PER_TOKEN = 4.0
-"""As in `openai/requests.py`: English text."""
+"""As in `openai/sizes.py`: English text."""
 EVENT_BYTES = 220.0
 """One SSE event with one token: `data: `, ids, and some 200 bytes of JSON around it."""
 ENVELOPE_BYTES = 600.0

@@ -8,28 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import orjson
 
 from gateway.body import Body, Kind, Provider, too_deep
+from gateway.openai.sizes import OTHER, PATHS, Document, FieldError, Size
 from policies.reason import Reason
 from policies.request import INFINITE, Shed, Sort
 
-BYTES_PER_TOKEN = 4.0
-"""English text runs at about four bytes a token ("What are tokens and how to count them?", OpenAI help centre)."""
-MESSAGE_TOKENS = 3
-"""Role and separators of each chat message (`num_tokens_from_messages`, OpenAI cookbook)."""
-MEDIA_TOKENS = 765
-"""An image, or other part that is not text: a 1024 x 1024 image at high detail, by OpenAI's vision pricing. Its
-base64 length says nothing about its tokens."""
 MAX_CHOICES = 16
 """Bound on `n` and `best_of`: one request must not become a hundred ."""
 MAX_TOKENS = 1_000_000
 """Bound on the answer's length; no engine writes a longer one."""
-MAX_ITEMS = 16_384
-"""Inputs in one embeddings request, documents in one ranking; OpenAI's own limit is 2,048."""
 MAX_NAME = 256
 MAX_AFFINITY = 512
 """Longer affinity keys are cut: the key only chooses a node, and is kept with the request."""
@@ -49,17 +41,6 @@ _AS_KEY = {key: re.compile(quoted + rb"[ \t\n\r]*:") for key, quoted in _QUOTED.
 _ESCAPED_LETTER = re.compile(rb"\\u00[567]")
 """An escape that may stand for a letter or `_` of a routing key; ordinary encoders write none."""
 
-Document = dict[str, Any]
-Size = Callable[[Document, int], tuple[float, int]]
-"""(document, bytes of the body) -> (estimated prompt tokens, items)"""
-
-
-class _FieldError(Exception):
-    """Ends the reading of a body; becomes a `Shed` at the one place that catches it."""
-
-    def __init__(self, param: str, expects: str) -> None:
-        self.shed = Shed(Reason.BAD_REQUEST, f"This field takes {expects}.", param)
-
 
 def read(path: bytes, raw: bytes) -> Body | Shed:
     """Read a POST body on the OpenAI surface. `path` may carry a query."""
@@ -75,10 +56,10 @@ def read(path: bytes, raw: bytes) -> Body | Shed:
         twice = _sent_twice(raw, document)
         if twice is not None:
             return Shed(Reason.BAD_REQUEST, "This field may appear once only.", twice)
-    kind, size = _PATHS.get(path) or _PATHS.get(path.partition(b"?")[0], _OTHER)
+    kind, size = PATHS.get(path) or PATHS.get(path.partition(b"?")[0], OTHER)
     try:
         return _body(kind, size, document, len(raw))
-    except _FieldError as bad:
+    except FieldError as bad:
         return bad.shed
 
 
@@ -86,10 +67,10 @@ def _body(kind: Kind, size: Size, document: Document, length: int) -> Body:
     find = document.get
     model = find("model")
     if type(model) is not str or not 0 < len(model) <= MAX_NAME:
-        raise _FieldError("model", "the name of a model, as GET /v1/models lists them")
+        raise FieldError("model", "the name of a model, as GET /v1/models lists them")
     stream = find("stream")
     if stream is not None and type(stream) is not bool:
-        raise _FieldError("stream", "true or false")
+        raise FieldError("stream", "true or false")
     prompt_tokens, items = size(document, length)
     limit = _max_tokens(document)
     if _LOOKED_FOR.isdisjoint(document):
@@ -128,7 +109,7 @@ def _string(document: Document, key: str) -> str:
     if value is None:
         return ""
     if type(value) is not str:
-        raise _FieldError(key, "a string")
+        raise FieldError(key, "a string")
     return value[:MAX_AFFINITY]
 
 
@@ -137,7 +118,7 @@ def _whole(document: Document, key: str, least: int, most: int) -> int | None:
     if value is None:
         return None
     if type(value) is not int or not least <= value <= most:
-        raise _FieldError(key, f"a whole number from {least} to {most}")
+        raise FieldError(key, f"a whole number from {least} to {most}")
     return value
 
 
@@ -165,117 +146,20 @@ def _expected_tokens(document: Document) -> float | None:
     return float(hints) if type(hints) is int and 0 <= hints <= MAX_TOKENS else None
 
 
-# Sizes. What they do not recognise is the worker's to refuse.
-
-
-def _text_tokens(text: str) -> float:
-    return (len(text) if text.isascii() else len(text.encode())) / BYTES_PER_TOKEN
-
-
-def _content_tokens(content: object) -> float:
-    """A message's `content`: text, or parts of which the text counts by length."""
-    if type(content) is str:
-        return _text_tokens(content)
-    if type(content) is not list:
-        return 0.0
-    return sum(_text_tokens(text) if type(text := _text_of(part)) is str else MEDIA_TOKENS for part in content)
-
-
-def _text_of(part: object) -> object:
-    return part.get("text") if type(part) is dict else part
-
-
-def _conversation_tokens(messages: list[Any]) -> float:
-    tokens = 0.0
-    for message in messages:
-        if type(message) is dict:
-            content = message.get("content")
-            if type(content) is str and content.isascii():
-                tokens += MESSAGE_TOKENS + len(content) / BYTES_PER_TOKEN
-            else:
-                tokens += MESSAGE_TOKENS + _content_tokens(content)
-            if "tool_calls" in message:
-                tokens += _json_tokens(message["tool_calls"])
-    return tokens
-
-
-def _json_tokens(value: object) -> float:
-    return len(orjson.dumps(value)) / BYTES_PER_TOKEN
-
-
-def _chat_size(document: Document, length: int) -> tuple[float, int]:
-    messages = document.get("messages")
-    if type(messages) is not list or not messages:
-        raise _FieldError("messages", "an array of messages, not empty")
-    tools = document.get("tools")
-    return _conversation_tokens(messages) + (_json_tokens(tools) if tools else 0.0), 1
-
-
-def _response_size(document: Document, length: int) -> tuple[float, int]:
-    given = document.get("input")
-    tokens = _conversation_tokens(given) if type(given) is list else _content_tokens(given)
-    tools = document.get("tools")
-    return tokens + _content_tokens(document.get("instructions")) + (_json_tokens(tools) if tools else 0.0), 1
-
-
-def _inputs_size(document: Document, key: str) -> tuple[float, int]:
-    """`prompt` and `input`: one text, one list of token numbers, or a list of either."""
-    given = document.get(key)
-    if type(given) is str:
-        return _text_tokens(given), 1
-    if type(given) is not list or not given:
-        raise _FieldError(key, "a string or an array, not empty")
-    if type(given[0]) is int:
-        return float(len(given)), 1
-    if len(given) > MAX_ITEMS:
-        raise _FieldError(key, f"an array of up to {MAX_ITEMS} inputs")
-    tokens = sum(_text_tokens(one) if type(one) is str else len(one) if type(one) is list else 0.0 for one in given)
-    return tokens, len(given)
-
-
-def _completion_size(document: Document, length: int) -> tuple[float, int]:
-    return _inputs_size(document, "prompt")
-
-
-def _embedding_size(document: Document, length: int) -> tuple[float, int]:
-    return _inputs_size(document, "input")
-
-
-def _rerank_size(document: Document, length: int) -> tuple[float, int]:
-    documents = document.get("documents")
-    if type(documents) is not list or not 0 < len(documents) <= MAX_ITEMS:
-        raise _FieldError("documents", f"an array of 1 to {MAX_ITEMS} documents")
-    return length / BYTES_PER_TOKEN, len(documents)
-
-
-def _other_size(document: Document, length: int) -> tuple[float, int]:
-    return length / BYTES_PER_TOKEN, 1
-
-
-_OTHER = (Kind.OTHER, _other_size)
-_PATHS: dict[bytes, tuple[Kind, Size]] = {
-    b"/v1/chat/completions": (Kind.CHAT, _chat_size),
-    b"/v1/completions": (Kind.COMPLETION, _completion_size),
-    b"/v1/responses": (Kind.RESPONSE, _response_size),
-    b"/v1/embeddings": (Kind.EMBEDDING, _embedding_size),
-    b"/v1/rerank": (Kind.RERANK, _rerank_size),
-}
-
-
 # `provider`. Fields of OpenRouter's that have no meaning here (`data_collection`, `zdr`, ...) are ignored.
 
 
 def _provider(given: object) -> Provider:
     if type(given) is not dict:
-        raise _FieldError("provider", "an object")
+        raise FieldError("provider", "an object")
     price = given.get("max_price")
     if price is None:
         price = {}
     elif type(price) is not dict:
-        raise _FieldError("provider.max_price", "an object with `prompt` and `completion`")
+        raise FieldError("provider.max_price", "an object with `prompt` and `completion`")
     fallbacks = given.get("allow_fallbacks")
     if fallbacks is not None and type(fallbacks) is not bool:
-        raise _FieldError("provider.allow_fallbacks", "true or false")
+        raise FieldError("provider.allow_fallbacks", "true or false")
     return Provider(
         max_prompt=_price(price, "prompt"),
         max_completion=_price(price, "completion"),
@@ -297,7 +181,7 @@ def _price(price: Mapping[str, object], key: str) -> float:
         return float(value)
     if (type(value) is int or type(value) is float) and value >= 0:
         return float(value)
-    raise _FieldError(f"provider.max_price.{key}", "US dollars per million tokens, a number from 0")
+    raise FieldError(f"provider.max_price.{key}", "US dollars per million tokens, a number from 0")
 
 
 def _names(given: Mapping[str, object], key: str) -> tuple[str, ...]:
@@ -309,7 +193,7 @@ def _names(given: Mapping[str, object], key: str) -> tuple[str, ...]:
         or len(value) > MAX_NAMES
         or not all(type(name) is str and 0 < len(name) <= MAX_NAME for name in value)
     ):
-        raise _FieldError(f"provider.{key}", f"an array of up to {MAX_NAMES} names")
+        raise FieldError(f"provider.{key}", f"an array of up to {MAX_NAMES} names")
     return tuple(value)
 
 
@@ -322,7 +206,7 @@ def _sort(value: object) -> Sort | None:
     for sort in Sort:
         if sort.value == value:
             return sort
-    raise _FieldError("provider.sort", "one of price, latency, throughput")
+    raise FieldError("provider.sort", "one of price, latency, throughput")
 
 
 # Members of the top-level object, as bytes.

@@ -38,7 +38,7 @@ SETTLE_S = 5.0
 """Before the first request: the gateways' probes see each worker some twenty times."""
 LOG_BYTES = 1 << 30
 BYTES_PER_TOKEN = 4
-"""As the gateway counts a prompt (gateway/openai/requests.py)."""
+"""As the gateway counts a prompt (gateway/openai/sizes.py)."""
 
 
 class Seen(NamedTuple):

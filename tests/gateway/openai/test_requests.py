@@ -6,7 +6,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.body import Body, Kind
-from gateway.openai.requests import MAX_ITEMS, MAX_TOKENS, MEDIA_TOKENS, MESSAGE_TOKENS, members, read, rewrite
+from gateway.openai.requests import MAX_TOKENS, members, read, rewrite
+from gateway.openai.sizes import MESSAGE_TOKENS
 from policies.reason import Reason
 from policies.request import INFINITE, Shed, Sort
 
@@ -47,35 +48,6 @@ def test_a_plain_chat():
 )
 def test_the_path_decides_the_kind(path, kind):
     assert body(path).kind is kind
-
-
-def test_text_counts_by_utf8_bytes():
-    narrow, wide = (body(b"/v1/embeddings", input=character * 100) for character in "aж")
-    assert wide.prompt_tokens == 2 * narrow.prompt_tokens
-
-
-def test_parts_tools_and_tool_calls_count():
-    parts = [{"type": "text", "text": "abcd"}, {"type": "image_url", "image_url": {"url": "data:" + "A" * 10_000}}]
-    assert body(messages=[{"role": "user", "content": parts}]).prompt_tokens == MESSAGE_TOKENS + 1 + MEDIA_TOKENS
-    assert body(tools=[{"type": "function"}]).prompt_tokens > body().prompt_tokens
-    called = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [{"id": "x" * 400}]}]
-    assert body(messages=called).prompt_tokens > body().prompt_tokens + 100
-
-
-@pytest.mark.parametrize(
-    ("value", "tokens", "items"),
-    [("abcdefgh", 2, 1), (["abcd", "efgh"], 2, 2), ([1, 2, 3], 3, 1), ([[1, 2], [3]], 3, 2)],
-)
-@pytest.mark.parametrize(("path", "key"), [(b"/v1/embeddings", "input"), (b"/v1/completions", "prompt")])
-def test_inputs_of_every_shape(path, key, value, tokens, items):
-    read_ = body(path, **{key: value})
-    assert (read_.prompt_tokens, read_.items) == (tokens, items)
-
-
-def test_responses_and_rerank():
-    assert body(b"/v1/responses", input="abcdefgh", instructions="abcd").prompt_tokens == 3
-    assert body(b"/v1/responses", input=HELLO).prompt_tokens == body().prompt_tokens
-    assert body(b"/v1/rerank", query="q", documents=["a", "b", "c"]).items == 3
 
 
 def test_the_newest_name_of_the_length_limit_wins():
@@ -182,20 +154,6 @@ def test_too_deep():
 def test_bad_fields_are_named(fields, param):
     shed = refused(**fields)
     assert (shed.reason, shed.param) == (Reason.BAD_REQUEST, param)
-
-
-@pytest.mark.parametrize(
-    ("path", "fields", "param"),
-    [
-        (b"/v1/embeddings", {}, "input"),
-        (b"/v1/embeddings", {"input": []}, "input"),
-        (b"/v1/embeddings", {"input": ["a"] * (MAX_ITEMS + 1)}, "input"),
-        (b"/v1/completions", {"prompt": 5}, "prompt"),
-        (b"/v1/rerank", {"documents": "a"}, "documents"),
-    ],
-)
-def test_each_kind_needs_its_input(path, fields, param):
-    assert refused(path, **fields).param == param
 
 
 @pytest.mark.parametrize(
