@@ -172,6 +172,8 @@ def _of_tensors(
     stop: Callable[[], None] | None,
     clock: Callable[[], float],
 ) -> Built:
+    _named(manifest, engine)
+
     def together(items: int) -> object:
         shapes = {spec.name: ([items, *(max(n, 1) for n in spec.shape[1:])], spec.datatype) for spec in engine.inputs}
         return engine.run({name: np.zeros(shape, DTYPES[datatype]) for name, (shape, datatype) in shapes.items()})
@@ -190,6 +192,19 @@ def _of_tensors(
         )
 
     return Built(variant.curve.base, functools.partial(together, 1), entry, together, clock)
+
+
+def _named(manifest: Manifest, engine: Engine) -> None:
+    """Raise ManifestError when there are not as many names as classes, or columns."""
+    for field, names, spec in (
+        ("classes", manifest.classes, engine.outputs[0]),
+        ("features", manifest.features, engine.inputs[0]),
+    ):
+        if names and (len(spec.shape) != 2 or spec.shape[1] not in (-1, len(names))):
+            raise ManifestError(
+                f"{manifest.model}: $.{field}: names {len(names)}, but {spec.name!r} has shape {list(spec.shape)}: "
+                "correct the names or leave them out"
+            )
 
 
 def _embedding(folder: Path, manifest: Manifest, variant: Variant, budget: Budget) -> Built:

@@ -3,6 +3,7 @@ import shutil
 import sys
 import time
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -237,3 +238,26 @@ def test_a_llama_is_served_as_text(tmp_path):
     path = written(tmp_path, "llama", "transformers", tmp_path / "m.safetensors", 4, **more)
     with pytest.raises(ManifestError, match=r"\$\.config is needed for transformers"):
         loading.catalog([path])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"classes": ("odd", "even")}, r"digits: \$\.classes: names 2, but 'probabilities' has shape \[-1, 10\]"),
+        ({"features": ("dark", "light")}, r"digits: \$\.features: names 2, but 'pixels' has shape \[-1, 64\]"),
+    ],
+)
+def test_names_that_are_not_as_many_as_what_they_name_are_refused(tmp_path, names, message):
+    changed = msgspec.structs.replace(manifest.read(DIGITS), **names)
+    for variant in changed.variants:
+        shutil.copy(DIGITS.parent / variant.file, tmp_path)
+    path = tmp_path / "digits.manifest.json"
+    path.write_bytes(manifest.encode(changed))
+    with pytest.raises(ManifestError, match=message):
+        loading.catalog([path], ["fp32"])
+
+
+def test_an_entry_knows_its_classes_and_how_far_its_probabilities_are_off():
+    (entry,) = loading.catalog([DIGITS], ["int8"]).entries()
+    assert entry.classes == tuple("0123456789")
+    assert entry.calibration_error == manifest.read(DIGITS).variant("int8").calibration_error > 0

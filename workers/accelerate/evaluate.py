@@ -43,6 +43,8 @@ class Paper(NamedTuple):
     """Embeddings, a row per item."""
     near: np.ndarray | None = None
     """Per item, its nearest neighbours."""
+    calibration_error: float | None = None
+    """By how much a classifier's probabilities are off; None where the answers are unknown or it gives none."""
 
 
 class Quality(NamedTuple):
@@ -63,8 +65,17 @@ def classified(engine: Engine, data: Data, output: str) -> Paper:
     for start in range(0, data.rows, CHUNK):
         feeds = {name: value[start : start + CHUNK] for name, value in data.feeds.items()}
         parts.append(_checked(engine.run(feeds)[output], output))
-    answers = np.concatenate(parts).argmax(axis=1)
-    return Paper(answers, None if data.labels is None else answers == data.labels)
+    scores = np.concatenate(parts)
+    answers = scores.argmax(axis=1)
+    if data.labels is None:
+        return Paper(answers, None)
+    off = calibration_error(scores, data.labels) if _probabilities(scores) else None
+    return Paper(answers, answers == data.labels, calibration_error=off)
+
+
+def _probabilities(scores: np.ndarray) -> bool:
+    """Whether every row is one distribution, as far as half precision can tell."""
+    return bool((scores >= 0).all() and (np.abs(scores.sum(axis=1, dtype=np.float64) - 1) < 0.01).all())
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:

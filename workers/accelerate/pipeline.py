@@ -160,7 +160,7 @@ class Bench:
         job, (built, engine) = self.job, opened
         self._say(name, "evaluating")
         assert self._paper is not None
-        quality = evaluate.compared(self._paper if name == REFERENCE else self._examined(opened), self._paper)
+        paper = self._paper if name == REFERENCE else self._examined(opened)
         self._say(name, "measuring")
         clock, now = opening.clock_of(engine)
         self.clocks.add(clock)
@@ -169,7 +169,8 @@ class Bench:
         reference, self._throughput = self._throughput, self._throughput or throughput
         return measure.variant(
             built.path, name, built.engine,
-            quality=quality,
+            quality=evaluate.compared(paper, self._paper),
+            calibration_error=paper.calibration_error,
             latency_ms=timing.latency_ms,
             curve=timing.curve,
             max_batch=timing.largest,
@@ -260,6 +261,8 @@ def manifest(bench: Bench, made: Sequence[Variant], absent: tuple[Absent, ...], 
         host=measure.host("+".join(sorted(bench.clocks)), card.name if card else ""),
         price_per_hour=price,
         floor=read.floor,
+        classes=read.classes,
+        features=read.features,
         variants=verdict.judged(made, read.floor),
         absent=absent,
         **extra,

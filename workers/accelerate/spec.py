@@ -89,6 +89,9 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     max_batch: Annotated[int, Meta(ge=1, le=1024)] = 64
     seconds: Annotated[float, Meta(gt=0)] = 0.6
     """For the latency of one batch size."""
+    classes: tuple[Name, ...] = ()
+    features: tuple[str, ...] = ()
+    """Names of a classifier's classes and of its input's columns, for /v1/decisions: into the manifest."""
     licence: str = ""
     source: str = ""
     dataset: str = ""

@@ -15,6 +15,7 @@ task: classification
 evaluation: {file: held.npz, labels: labels}
 calibration: {file: calibration.npz}
 max_batch: 4
+classes: [north, east, south, west]
 seconds: 0.01
 """
 

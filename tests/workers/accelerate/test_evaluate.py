@@ -123,3 +123,16 @@ def test_calibration_error_is_the_gap_between_confidence_and_right_answers():
     assert evaluate.calibration_error(sure, np.tile(labels[::10], 10)) == pytest.approx(0.0, abs=1e-6)
     assert evaluate.calibration_error(sure, np.zeros(100, int)) == pytest.approx(0.1)
     assert evaluate.calibration_error(sure, np.ones(100, int)) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "off"),
+    [([[0.75, 0.25]] * 20, [0] * 20, 0.25), ([[3.0, -1.0]] * 20, [0] * 20, None), ([[0.75, 0.25]] * 20, None, None)],
+)
+def test_only_probabilities_of_known_answers_are_held_to_them(scores, labels, off):
+    class Fixed:
+        def run(self, feeds):
+            return {"y": np.array(scores)}
+
+    data = Data({"x": np.zeros((20, 1))}, None if labels is None else np.array(labels))
+    assert evaluate.classified(Fixed(), data, "y").calibration_error == off

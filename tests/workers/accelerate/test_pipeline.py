@@ -30,6 +30,7 @@ def test_the_whole(made):
     assert (manifest.eval.n, manifest.eval.metric) == (300, "accuracy")
     assert (reference.variant, reference.quality, reference.score) == ("fp32", 1.0, 0.9)
     assert [one.variant for one in others][:2] == ["int8_dynamic", "int8_static"]
+    assert manifest.classes == ("north", "east", "south", "west")
     assert ("fp32", "measuring") in steps
     assert sorted(each.name for each in path.parent.iterdir()) == sorted(
         ["small.manifest.json", *(one.file for one in manifest.variants)]
@@ -47,6 +48,7 @@ def test_every_variant_is_measured_in_full(made):
         assert one.memory_bytes > 10e6
         assert one.energy is not None
         assert one.load is not None
+        assert one.calibration_error > 0  # a tenth of the labels are wrong
         low, high = one.quality_ci95
         assert low <= one.quality <= high
     assert manifest.variants[0].effort is None

@@ -105,9 +105,7 @@ def graph(weights: Weights) -> onnx.ModelProto:
 def measured(path: Path, name: str, data: Split, reference: evaluate.Paper | None) -> tuple[Variant, evaluate.Paper]:
     """Run a variant over the held-out rows and the clock; `reference` is None for the reference itself."""
     engine = OnnxEngine(path)
-    held = Data({"features": data.held_rows}, data.held_labels)
-    paper = evaluate.classified(engine, held, "probabilities")
-    probabilities = engine.run(held.feeds)["probabilities"]
+    paper = evaluate.classified(engine, Data({"features": data.held_rows}, data.held_labels), "probabilities")
 
     def prepared(rows: int) -> Callable[[], object]:
         feeds = {"features": np.resize(data.held_rows, (rows, data.held_rows.shape[1]))}
@@ -123,7 +121,7 @@ def measured(path: Path, name: str, data: Split, reference: evaluate.Paper | Non
         curve=timing.curve,
         max_batch=MAX_BATCH,
         throughput=round(timing.throughput, 1),
-        calibration_error=evaluate.calibration_error(probabilities, data.held_labels),
+        calibration_error=paper.calibration_error,
     )
     return made, paper
 
