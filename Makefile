@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-deep test-langchain check format lock models models-minilm proto registry bench-decide bench-edge bench-batch sim-vs-real calibration sim sim-all bench-sim bench-gpu clean
+.PHONY: help setup demo test test-deep test-langchain test-engines check format lock models models-minilm proto registry bench-decide bench-edge bench-batch sim-vs-real calibration sim sim-all bench-sim bench-gpu clean
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
@@ -26,6 +26,15 @@ test-deep: setup  ## 50,000 random schedules of failures over the pure core (5,0
 test-langchain: setup  ## langchain-openai against a gateway and real workers, in an environment of its own (136 MB)
 	$(PYTHON) -m venv build/langchain && build/langchain/bin/pip install --quiet "langchain-openai>=1.7"
 	LANGCHAIN_PYTHON=build/langchain/bin/python $(BIN)/python -m pytest tests/client_surfaces/test_langchain.py
+
+ENGINES := build/engines
+TORCH ?= torch==2.13.0
+test-engines: setup  ## Engines of others behind worker attach (1.7 GB into build; TORCH names a CPU build of torch)
+	test -x $(ENGINES)/transformers/bin/transformers || { $(PYTHON) -m venv $(ENGINES)/transformers && \
+		$(ENGINES)/transformers/bin/pip install --quiet '$(TORCH)' 'transformers[serving]==5.17.0' requests; }
+	test -x $(ENGINES)/ray/bin/ray || { $(PYTHON) -m venv $(ENGINES)/ray && \
+		$(ENGINES)/ray/bin/pip install --quiet 'ray[serve]==2.60.0'; }
+	ENGINES=$(ENGINES) $(BIN)/python -m pytest tests/engines
 
 check: setup  ## Formatting, lint, types, import rules, spelling
 	$(BIN)/ruff format --check .

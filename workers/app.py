@@ -24,6 +24,7 @@ from policies.records import HEARTBEAT_SECONDS, Endpoint, Load, TensorSpec, Work
 from workers import attach as attaching
 from workers import calibrate, loading, manifest
 from workers.allocation import Allotment, limit
+from workers.attach.conformance import Conformance, Row
 from workers.attach.proxy import Proxy
 from workers.attach.proxy import session as engine_session
 from workers.attach.sidecar import Sidecar
@@ -342,6 +343,14 @@ async def finish(proxy: Proxy, stop: Stop) -> None:
     await asyncio.wait((idle, now), timeout=DRAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
     idle.cancel()
     now.cancel()
+
+
+async def conformance(url: str, engine: str, model: str, metrics_url: str) -> list[Row]:
+    """What an engine shows and answers. Raises ConfigError for a URL that cannot be used."""
+    base, _ = engine_address(url)
+    async with aiohttp.ClientSession() as session:
+        adapter = attaching.adapter(engine)(session, base, metrics_url)
+        return await Conformance(session, base, adapter, model).rows()
 
 
 def engine_address(url: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ status: 0 after a drain, 1 for a fault, 2 for options that cannot be used.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable
@@ -181,6 +182,34 @@ def attach(
         return app.attach(settings, announce)
 
     run(start, verbose)
+
+
+@worker.command()
+@click.argument("url")
+@click.option("--engine", required=True, metavar="NAME", help="As attach takes it.")
+@click.option("--model", default="", help="The engine's name of the model to ask.  [default: the first it lists]")
+@click.option("--metrics-url", default="", metavar="URL", help="Its metrics page, where it is not in its usual place.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def conformance(url: str, engine: str, model: str, metrics_url: str, as_json: bool) -> None:
+    """Check that the engine at URL shows and answers what attach needs: exit status 1 where it does not."""
+    from workers import app
+    from workers.attach import ENGINES
+    from workers.attach.conformance import Verdict
+    from workers.config import ConfigError
+
+    if engine not in ENGINES:
+        raise click.BadParameter(f"unknown: choose among {', '.join(ENGINES)}", param_hint="--engine")
+    try:
+        rows = asyncio.run(app.conformance(url, engine, model, metrics_url))
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    if as_json:
+        click.echo(json.dumps([{"check": row.check, "verdict": row.verdict.value, "found": row.found} for row in rows]))
+    else:
+        for row in rows:
+            click.echo(f"{row.check:12} {row.verdict.value:6} {row.found}")
+    if any(row.verdict is Verdict.FAILS for row in rows):
+        raise SystemExit(1)
 
 
 @worker.command()
