@@ -150,7 +150,7 @@ def read_systemone(raw: bytes) -> Asked | Refused:
         body = msgspec.json.decode(raw, type=SystemOneBody)
     except msgspec.MsgspecError as error:
         return invalid(error)
-    text = body.state if isinstance(body.state, str) else orjson.dumps(body.state).decode()
+    text = body.state if isinstance(body.state, str) else msgspec.json.encode(body.state).decode()
     subject = Subject("state", text, _parsed(text))
     questions = []
     for name, asked in body.questions.items():
@@ -166,7 +166,7 @@ def _criteria(asked: _Criteria, name: str, field: str) -> Question | Refused:
     if kind is None:
         return bad("A question is a noul, a choice or a score.", f"{field}.type")
     instructions = asked.instructions
-    text = instructions if isinstance(instructions, str) else orjson.dumps(instructions).decode()
+    text = instructions if isinstance(instructions, str) else msgspec.json.encode(instructions).decode()
     where, given = f"{field}.criteria", asked.criteria
     options: tuple[Option, ...] = ()
     if kind == SCORE:
@@ -185,7 +185,7 @@ def _criteria(asked: _Criteria, name: str, field: str) -> Question | Refused:
 
 
 def _said(value: Any) -> str:
-    return value if isinstance(value, str) else "" if value is None else orjson.dumps(value).decode()
+    return value if isinstance(value, str) else "" if value is None else msgspec.json.encode(value).decode()
 
 
 def _checked(question: Question) -> Question | Refused:
@@ -235,7 +235,7 @@ def parts_text(content: Any, field: str) -> str | Refused:
         if kind in TEXT_PARTS and isinstance(part.get("text"), str):
             texts.append(part["text"])
         elif kind == "input_json" and isinstance(part.get("data"), dict | list):
-            texts.append(orjson.dumps(part["data"]).decode())
+            texts.append(msgspec.json.encode(part["data"]).decode())
         else:
             return bad("This model reads parts of type input_text and input_json.", f"{field}[{i}]")
     return "\n".join(texts)

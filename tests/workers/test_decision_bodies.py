@@ -79,6 +79,10 @@ def test_an_object_arrives_as_one_however_it_is_sent(asked):
     assert asked.subject.data == {"a": 1}
 
 
+def test_whole_numbers_of_any_size_are_only_text():
+    assert str(2**80) in read_systemone(typesafe_body(state={"a": 2**80})).subject.text
+
+
 def test_a_text_with_a_bracket_is_a_text():
     assert read_decision(openai_body(input="[sic]")).subject.data is None
 
