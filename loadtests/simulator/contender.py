@@ -92,7 +92,8 @@ class Baseline(Router):
     when_infeasible = DEFAULT
 
     def __init__(self, balancer: Watching, fleet: Fleet, rng: random.Random) -> None:
-        super().__init__(fleet, {POLICY: Policy(balancer, AdmissionConfig(fair=False), RetryConfig())}, rng)
+        plain = Policy(balancer, AdmissionConfig(fair=False, yielding=False), RetryConfig())
+        super().__init__(fleet, {POLICY: plain}, rng)
         self.balancer = balancer
 
     def observe(self, change: Change, now: float) -> None:
