@@ -2,6 +2,7 @@
 
 Names as of Ray 2.60 (ray/serve/_private/router.py, replica.py), with the prefix that the export adds. The port is 8080
 where `ray start --metrics-export-port=8080` says so, otherwise a free one: give the page with --metrics-url.
+It is brought up to date every some seconds only: a queue that is gone by then was never seen.
 """
 
 from __future__ import annotations
