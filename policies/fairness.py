@@ -1,8 +1,8 @@
 """What each tenant asked for and got while there was not enough for all, and who has had more than its share.
 
 Counted only while requests are crowded out, in cost units (what a request costs on its cheapest node), and forgotten
-within seconds: headroom knows no shares. A share is max-min fair: what is served is dealt out by weight, and what a
-tenant does not ask for is dealt out again among the others.
+within seconds: headroom knows no shares, and who falls silent claims none. A share is max-min fair: what is served is
+dealt out by weight, and what a tenant does not ask for is dealt out again among the others.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ TOLERANCE = 1.05
 """Times its share that a tenant may get: counts vary by chance, and to refuse those that are even serves nobody. With
 1.01 a third of the capacity of the hog's test is left unused, with 1.05 a tenth, with 1.1 a small tenant gets 70 % of
 what it asks for, not 83 %."""
+SILENT_SECONDS = 2.0
+"""Without a request, after which a tenant claims nothing. What it once asked for in vain fades no faster than what the
+others got: it would keep them from an idle fleet for half a minute."""
 MAX_TENANTS = 1024
 """Tenants counted at once; the one heard of longest ago makes room."""
 FORGOTTEN = 1e-3
@@ -40,10 +43,11 @@ def level(asked: Sequence[tuple[float, float]], served: float) -> float:
 class _Account:
     """One tenant's figures, as of `at`."""
 
-    __slots__ = ("asked", "at", "served")
+    __slots__ = ("asked", "asked_at", "at", "served")
 
     def __init__(self, now: float) -> None:
         self.asked = 0.0
+        self.asked_at = now
         self.served = 0.0
         self.at = now
 
@@ -82,6 +86,7 @@ class Shares:
             account.age(now)
         if asked:
             account.asked += cost
+            account.asked_at = now
         if served:
             account.served += cost
 
@@ -104,8 +109,9 @@ class Shares:
                 del self._accounts[tenant]
             else:
                 account.age(now)
-        asked = [(account.asked, self.weight(tenant)) for tenant, account in self._accounts.items()]
-        self._level = level(asked, sum(account.served for account in self._accounts.values()))
+        heard = {tenant: one for tenant, one in self._accounts.items() if now - one.asked_at <= SILENT_SECONDS}
+        asked = [(account.asked, self.weight(tenant)) for tenant, account in heard.items()]
+        self._level = level(asked, sum(account.served for account in heard.values()))
 
     def __repr__(self) -> str:
         return f"<Shares of {len(self._accounts)} tenants, level {self._level:.3g}>"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.fairness import MAX_TENANTS, MEMORY_SECONDS, Shares, level
+from policies.fairness import DEALT_SECONDS, MAX_TENANTS, MEMORY_SECONDS, SILENT_SECONDS, Shares, level
 
 asked = st.lists(st.tuples(st.floats(0.0, 100.0), st.floats(0.1, 10.0)), min_size=1, max_size=8)
 
@@ -81,6 +81,19 @@ def test_what_was_is_forgotten():
         made.count("small", 1.0, 10.0 + n, asked=True, served=True)
     assert not made.over("hog", 10.0 + 10 * MEMORY_SECONDS)
     assert len(made._accounts) == 1, "and takes no memory"
+
+
+def test_a_tenant_that_fell_silent_keeps_nobody_from_what_it_left():
+    made, _ = shares(10.0, {"gone": 150.0, "hog": 150.0})
+    made.count("hog", 100.0, 10.0, asked=True, served=True)
+    for n in range(100):
+        now = 10.0 + n * SILENT_SECONDS / 100
+        assert made.over("hog", now), "nothing is served meanwhile, so that both fade alike"
+        made.count("hog", 1.0, now, asked=True, served=False)
+    now = 10.0 + SILENT_SECONDS + 2 * DEALT_SECONDS
+    assert not made.over("hog", now)
+    made.count("gone", 1.0, now, asked=True, served=False)
+    assert made.over("hog", now + 2 * DEALT_SECONDS), "and is heard again when it asks again"
 
 
 def test_tenants_are_many_and_memory_is_not():

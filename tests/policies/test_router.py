@@ -1,3 +1,4 @@
+import math
 import random
 from collections import Counter
 from typing import Any
@@ -6,6 +7,7 @@ import pytest
 
 from policies.admission import CROWDED_FROM, AdmissionConfig
 from policies.config import LowestCostConfig, NearestConfig, P2CConfig, PolicyConfig, RoundRobinConfig
+from policies.fairness import SILENT_SECONDS
 from policies.reason import Reason
 from policies.records import Curve
 from policies.request import (
@@ -221,8 +223,9 @@ def test_a_new_router_has_the_held_of_the_one_before():
     assert not r.waiting.lines
 
 
-def flood(r, seconds, wants):
-    """A hog and a small tenant at a node that serves a hundred a second; who got how much of what it asked for."""
+def flood(r, seconds, wants, small=1 / 8, leaves=math.inf, since=0.0):
+    """A hog and a small tenant, whose share of the requests is `small` until it leaves, at a node that serves a hundred
+    a second; who got how much of what it asked for `since` then."""
     rng, now, asked, met = random.Random(3), 0.0, Counter(), Counter()
     running: list[tuple[float, Any]] = []
     held: dict[int, tuple[Any, float]] = {}
@@ -239,11 +242,11 @@ def flood(r, seconds, wants):
             held[id(asked)] = asked, decision.until
 
     while now < seconds:
-        now += rng.expovariate(240.0)
+        now += rng.expovariate(240.0 if now < leaves else 80.0)
         while running and running[0][0] <= now:
             end, decision = running.pop(0)
             r.report(decision, Outcome(total=end - decision.at, prefill=0.01, queue=0.0, first_byte=0.011), end)
-            met[decision.request.tenant] += end <= decision.request.deadline
+            met[decision.request.tenant] += end <= decision.request.deadline and decision.request.arrived >= since
         seq += 1
         backlog = max(0.0, free_at - now)
         r.observe(LoadSeen(load("w", seq, waiting=int(backlog * 100), running=1, backlog=backlog), 0.0), now)
@@ -252,10 +255,10 @@ def flood(r, seconds, wants):
         for again, until in list(held.values()):
             if now >= until:
                 route(again, now)
-        tenant = "small" if rng.random() < 1 / 8 else "hog"
-        asked[tenant] += 1
+        tenant = "small" if now < leaves and rng.random() < small else "hog"
+        asked[tenant] += now >= since
         route(request(arrived=now, deadline=now + 0.3, tenant=tenant, when_infeasible=wants), now)
-    return {name: met[name] / asked[name] for name in asked}
+    return {name: met[name] / asked[name] for name in asked if asked[name]}
 
 
 @pytest.mark.parametrize("wants", [(Infeasible.BEST_EFFORT,), (Infeasible.HOLD, Infeasible.BEST_EFFORT), HOLD])
@@ -265,6 +268,13 @@ def test_a_hog_is_refused_first(wants):
     assert fair["small"] > alike["small"] + 0.15
     assert fair["small"] > 0.6
     assert fair["small"] / 8 + fair["hog"] * 7 / 8 > 0.6 * (alike["small"] / 8 + alike["hog"] * 7 / 8)
+
+
+@pytest.mark.parametrize("wants", [(Infeasible.BEST_EFFORT,), (Infeasible.HOLD, Infeasible.BEST_EFFORT), HOLD])
+def test_who_is_left_alone_has_all_of_it(wants):
+    left = 8.0
+    got = flood(router(worker("w")), 16.0, wants, small=1 / 2, leaves=left, since=left + SILENT_SECONDS + 1.0)
+    assert got["hog"] > 0.95, "80 of the 100 a second that there are"
 
 
 def test_degrading_stops_at_the_floor():
