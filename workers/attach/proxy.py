@@ -24,7 +24,17 @@ from policies.reports import REPORT_HEADER, encode_report, with_cost
 from workers.attach import Reading
 from workers.attach.events import DONE, Events
 from workers.attach.turns import Turn, Turns
-from workers.http import KEEP_ALIVE, MAX_BODY, MAX_HEADERS, MAX_LINE, Call, error_body, read_body, read_headers
+from workers.http import (
+    KEEP_ALIVE,
+    MAX_BODY,
+    MAX_HEADERS,
+    MAX_LINE,
+    Call,
+    error_body,
+    read_body,
+    read_headers,
+    unexecuted,
+)
 from workers.queue import Refused
 from workers.timings import comment, load_comment
 
@@ -236,7 +246,7 @@ class Proxy:
         """A refusal as a response, the load beside it."""
         meaning = TABLE[refused.reason]
         headers: CIMultiDict[str] = CIMultiDict({"x-should-retry": str(meaning.retry).lower()})
-        if not refused.executed and meaning.http >= 500:
+        if unexecuted(refused):
             headers[EXECUTED_HEADER] = "0"
         if meaning.waits:
             headers[hdrs.RETRY_AFTER] = "1"
