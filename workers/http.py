@@ -1,8 +1,8 @@
 """The worker's HTTP/1.1 side: strict limits, deadlines in, refusals out, health and metrics from memory.
 
 A surface (openai.py, oip.py) registers routes whose answer is a response or a `Refused`; here a refusal is turned into
-bytes, with policies/reason.py's table (attach/proxy.py does so for engines of others). A client that leaves cancels its route's task, and
-with it the jobs it waits for. app.py starts and drains it.
+bytes, with policies/reason.py's table (attach/proxy.py does so for engines of others). A client that leaves cancels its
+route's task, and with it the jobs it waits for. app.py starts and drains it.
 """
 
 from __future__ import annotations
