@@ -28,8 +28,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     herd_index: float
     """Most that arrived at one node within one age window over what it can serve in it."""
     jain: float
-    """Jain's index of attainment: over tenants, each as a share of its fair part (ledger.py), or over regions when there
-    is one tenant. 1 is even."""
+    """Jain's index of attainment: over tenants, each as a share of its fair part (ledger.py), or over regions when
+    there is one tenant. 1 is even."""
     rejected: float
     """Share of offered requests refused."""
     decision_us: float

@@ -19,8 +19,8 @@ NEAR = tuple(replace(trip, min_ms=0.2, avg_ms=0.3, mdev_ms=0.05) for trip in TRI
 def attained(policy, heartbeat):
     """Mean attainment and herd index over seeds, at a load that the best can nearly serve."""
     near = world(
-        control=Control(heartbeat_s=heartbeat, publish_delay_s=0.0005, on_responses=False, on_probes=False), round_trips=NEAR,
-        seconds=20.0, warm_up=5.0,
+        control=Control(heartbeat_s=heartbeat, publish_delay_s=0.0005, on_responses=False, on_probes=False),
+        round_trips=NEAR, seconds=20.0, warm_up=5.0,
     )  # fmt: skip
     runs = [simulate(near, policy, seed, plan=poisson(20.0, 85.0, seed=seed)).figures for seed in SEEDS]
     return fmean(run.attainment for run in runs), fmean(run.herd_index for run in runs)
