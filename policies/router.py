@@ -42,7 +42,7 @@ from policies.request import (
     Status,
     kept,
 )
-from policies.waiting import Waiting, latest_start
+from policies.waiting import FREE, TO_SPARE, Waiting, latest_start
 
 if TYPE_CHECKING:
     from policies.shadow import Shadow
@@ -53,11 +53,6 @@ promised: time that is waited is lost. In the headline world (seeds 101 and 102,
 and 89.5 % with 0.95; held for their promise, always, some 2 % fewer than without any hold."""
 SHORTEST_HOLD = 0.01
 """Seconds. Less is no wait: a tick of the gateway's timers, and far above the rounding of the columns."""
-FREE = 0.01
-"""Seconds of wait up to which a node counts as free for those that yield: every gateway that holds some sees the same
-node fall free, so each may add little."""
-TO_SPARE = 0.6
-"""Seconds before the last instant at which a request that yields is sent after all: a queue will be in its way then."""
 NEARLY = 0.25
 """Spreads of slack within which two nodes are equally sure: a tenth of a probability at the median, less elsewhere."""
 FEASIBLE = Status.FEASIBLE
@@ -137,6 +132,8 @@ class Router:
         elif most and policy.in_flight >= most:
             return self._at_limit(request, now)
         waits = self.waiting.lines and not avoid  # somebody does
+        if waits and (until := self.waiting.yields(request, now)) > now and not self._free(request):
+            return Hold(until)
         choice = self.consider(request, now, avoid)
         if not avoid and not request.patient and not (waits and self.waiting.holds(request)):
             promised = isinstance(choice, Choice) and choice.status is FEASIBLE
@@ -144,13 +141,15 @@ class Router:
             policy.overload.routed(crowded)
             if not promised and hopeless(choice):
                 self.fleet.unmet(request, crowded)
+        yields = False
         if policy.overload.share > CROWDED_FROM and not avoid and isinstance(choice, Choice):
             choice = self._yielding(policy, choice, now)
+            yields = isinstance(choice, Hold)
         if waits or (policy.overload.share > CROWDED_FROM and not avoid):
             self._contend(policy, request, choice, now)
         if not isinstance(choice, Choice):
             if isinstance(choice, Hold):
-                self.waiting.join(request, choice.until, now)
+                self.waiting.join(request, choice.until, now, yields)
             return choice
         candidates, slot = choice.candidates, choice.slot
         columns = candidates.columns
@@ -304,6 +303,14 @@ class Router:
             return choice
         until = self._until(candidates.columns, candidates.request, candidates.request.quality, now) - TO_SPARE
         return Hold(until) if until - now >= SHORTEST_HOLD else choice
+
+    def _free(self, request: Request) -> bool:
+        """Whether some node is free, for all that is known: a tenth of a decision says no to most that yield."""
+        columns = self.fleet.columns(request.model)
+        if columns is None:
+            return True
+        columns.catch_up()
+        return bool(columns.wait.min() <= FREE)
 
     def _not_its_turn(self, candidates: Candidates, now: float) -> Hold | Shed:
         """Its tenant has had its share, and others have not: it waits, or is refused, though it could be served."""

@@ -22,6 +22,11 @@ LOOKS = 2
 """Requests of one line that are tried per change without success: the next one may fit where the first does not."""
 MOST = 16
 """Requests tried per change in all: a third of a millisecond at most; the next change, or the next tick, goes on."""
+FREE = 0.01
+"""Seconds of wait up to which a node counts as free for those that yield: every gateway that holds some sees the same
+node fall free, so each may add little."""
+TO_SPARE = 0.6
+"""Seconds before the last instant at which a request that yields is sent after all: a queue will be in its way then."""
 
 _Key = tuple[float, int]
 """Its deadline, and when it came among all."""
@@ -54,15 +59,17 @@ def latest_start(candidates: Candidates, now: float) -> float:
 class Place:
     """One held request."""
 
-    __slots__ = ("key", "line", "request", "since", "until")
+    __slots__ = ("key", "line", "request", "since", "until", "yields")
 
-    def __init__(self, request: Request, line: Line, key: _Key, until: float, since: float) -> None:
+    def __init__(self, request: Request, line: Line, key: _Key, until: float, since: float, yields: bool) -> None:
         self.request = request
         self.line = line
         self.key = key
         self.until = until
         """When it has to be routed again at the latest."""
         self.since = since
+        self.yields = yields
+        """Whether it could be sent now, and has time to wait for a node that is free."""
 
     def __repr__(self) -> str:
         return f"<Place of {self.request.id} until {self.until:.3f}>"
@@ -175,17 +182,22 @@ class Waiting:
         line = self.lines.get((request.policy, request.model))
         return most > 0 and (line is None or line.waiting(request.tenant) < 2 * most - line.count)
 
-    def join(self, request: Request, until: float, now: float) -> None:
+    def yields(self, request: Request, now: float) -> float:
+        """Until when a request yields; -inf where it does not, or no longer."""
+        place = self._places.get(id(request))
+        return place.until if place is not None and place.yields and now < place.until else -INFINITE
+
+    def join(self, request: Request, until: float, now: float, yields: bool = False) -> None:
         """Take a place, or keep the one it has until another instant."""
         place = self._places.get(id(request))
         if place is not None:
-            place.until = until
+            place.until, place.yields = until, yields
             return
         name = request.policy, request.model
         line = self.lines.get(name)
         if line is None:
             line = self.lines[name] = Line(name)
-        place = Place(request, line, (due(request), next(self._tickets)), until, now)
+        place = Place(request, line, (due(request), next(self._tickets)), until, now, yields)
         self._places[id(request)] = place
         line.add(place)
 

@@ -25,7 +25,8 @@ from policies.request import (
     Status,
     WorkerSeen,
 )
-from policies.router import TO_SPARE, Router
+from policies.router import Router
+from policies.waiting import TO_SPARE
 from tests.fleets import endpoint, load, request, router, worker
 
 REJECT = (Infeasible.REJECT,)
