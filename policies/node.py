@@ -14,7 +14,6 @@ from policies.estimate import CHARGE_CLIP, Speed
 from policies.records import Endpoint
 from policies.request import Dispatch, Eta, Outcome, Request
 from policies.worker import FADE_EVERY, WorkerState, faded
-from policies.worker import WAIT_ERROR as WAIT_ERROR
 
 if TYPE_CHECKING:
     from policies.columns import Columns

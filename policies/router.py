@@ -305,7 +305,7 @@ class Router:
         return Hold(until) if until - now >= SHORTEST_HOLD else choice
 
     def _free(self, request: Request) -> bool:
-        """Whether some node is free, for all that is known: a tenth of a decision says no to most that yield."""
+        """Whether some node may be free: one look at the waits says no to most that yield, and no decision is made."""
         columns = self.fleet.columns(request.model)
         if columns is None:
             return True

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from policies.candidates import Candidates
-from policies.node import WAIT_ERROR
 from policies.request import INFINITE, Request
+from policies.worker import WAIT_ERROR
 
 LOOKS = 2
 """Requests of one line that are tried per change without success: the next one may fit where the first does not."""
