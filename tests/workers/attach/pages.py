@@ -5,11 +5,13 @@ import contextlib
 import aiohttp
 from aiohttp import web
 
-from policies.records import HEARTBEAT_SECONDS, Curve
+from policies.records import HEARTBEAT_SECONDS
 from policies.request import Dispatch, LoadSeen, Outcome
 from tests.fleets import endpoint, load, request, router, worker
 from workers.attach import adapter
 from workers.attach.sidecar import Sidecar
+from workers.cli import DECODE_TPS, MAX_BATCH, PREFILL_TPS
+from workers.config import guessed_curve
 
 DEPTHS = (0, 5, 12, 20)
 
@@ -48,9 +50,10 @@ async def serving():
 async def choices(engine, health, path, text):
     """Where a router sends one request while the queue on an engine's page rises: depth -> worker.
 
-    The engine is cheap and answers in 0.1 s; beside it stands a dear worker that is always idle.
+    The engine is cheap and as `attach` guesses it; beside it stands a dear one that is always idle. A request of 500
+    tokens in, 100 out takes it 2.1 s of the 3 it has.
     """
-    served = (endpoint(curve=Curve(base=0.1)),)
+    served = (endpoint(curve=guessed_curve(PREFILL_TPS, DECODE_TPS), max_batch=MAX_BATCH),)
     cheap, dear = worker("cheap", endpoints=served), worker("dear", usd_per_hour=9.0, endpoints=served)
     chosen, seen = {}, []
     async with serving() as (pages, session):
@@ -65,9 +68,10 @@ async def choices(engine, health, path, text):
             seen.append(sidecar.load().waiting)
             for told in (sidecar.load(), load("dear", seq=seq)):
                 routed.observe(LoadSeen(told, now), now)
-            dispatch = routed.route(request(id=f"r{depth}", arrived=now, deadline=now + 0.5), now)
+            asked = request(id=f"r{depth}", arrived=now, deadline=now + 3.0, prompt_tokens=500.0, output_tokens=100.0)
+            dispatch = routed.route(asked, now)
             assert isinstance(dispatch, Dispatch)
             chosen[depth] = dispatch.node.worker.id
-            routed.report(dispatch, Outcome(total=0.1), now + 0.1)
+            routed.report(dispatch, Outcome(total=2.1), now + 0.1)
     assert seen == list(DEPTHS)
     return chosen

@@ -18,7 +18,7 @@ INDEX = "/v2/repository/index"
 
 async def test_a_rising_queue_sends_requests_elsewhere():
     chosen = await choices("triton", "/v2/health/ready", "/metrics", PAGE)
-    assert chosen == {0: "cheap", 5: "dear", 12: "dear", 20: "dear"}
+    assert (chosen[0], chosen[20]) == ("cheap", "dear")
 
 
 async def test_of_the_caches_gauges_the_fraction_counts():
