@@ -56,6 +56,11 @@ class Timing(NamedTuple):
         further = max(full - alone, 0) / (self.largest - 1) if self.largest > 1 else alone
         return Curve(base=round(alone, 8), item=round(further, 8))
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Its fields of a variant."""
+        return {"latency_ms": self.latency_ms, "curve": self.curve, "throughput": round(self.throughput, 1)}
+
 
 def host(clock: str = "cpu", accelerator: str = "", driver: str = "") -> Host:
     software = machine.software() | ({"driver": driver} if driver else {})

@@ -154,10 +154,8 @@ def measured(path: Path, name: str, data: Split, reference: evaluate.Paper | Non
         name,
         "onnx",
         quality=evaluate.compared(paper, reference or paper),
-        latency_ms=timing.latency_ms,
-        curve=timing.curve,
+        **timing.figures,
         max_batch=MAX_BATCH,
-        throughput=round(timing.throughput, 1),
         calibration_error=paper.calibration_error,  # the smoothed labels made it less sure than it may be
     )
     return made, paper

@@ -112,10 +112,8 @@ def measured(path: Path, name: str, reference: evaluate.Paper | None) -> tuple[V
         name,
         "embed",
         quality=evaluate.compared(paper, reference or paper),
-        latency_ms=timing.latency_ms,
-        curve=timing.curve,
+        **timing.figures,
         max_batch=MAX_BATCH,
-        throughput=round(timing.throughput, 1),
     )
     return made, paper
 
