@@ -5,17 +5,8 @@ The protocol itself tells no load and lists no models; triton.py and kserve.py k
 
 from __future__ import annotations
 
-import msgspec
-
 from workers.attach import page
 from workers.attach.metered import Metered
-
-
-class Named(msgspec.Struct):
-    """An entry of Triton's index; unloaded models have a state of their own."""
-
-    name: str
-    state: str = "READY"
 
 
 class OpenInference(Metered):

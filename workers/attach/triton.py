@@ -8,7 +8,14 @@ from __future__ import annotations
 import msgspec
 
 from workers.attach import body_of
-from workers.attach.oip import Named, OpenInference
+from workers.attach.oip import OpenInference
+
+
+class _Model(msgspec.Struct):
+    """An entry of the index; unloaded models have a state of their own."""
+
+    name: str
+    state: str = "READY"
 
 
 class Triton(OpenInference):
@@ -27,6 +34,6 @@ class Triton(OpenInference):
         if status != 200:
             raise ValueError(f"/v2/repository/index answered {status}")
         try:
-            return [model.name for model in msgspec.json.decode(body, type=list[Named]) if model.state == "READY"]
+            return [model.name for model in msgspec.json.decode(body, type=list[_Model]) if model.state == "READY"]
         except msgspec.MsgspecError as error:
             raise ValueError(f"/v2/repository/index is not a list of models: {error}") from error
