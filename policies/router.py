@@ -204,7 +204,12 @@ class Router:
         else:
             slot = self._pick(balancer, candidates)
         if slot is not None and candidates.fit[slot]:
-            if policy.overload.share > CROWDED_FROM and not avoid and policy.over_share(request, now):
+            if (
+                policy.overload.share > CROWDED_FROM
+                and not avoid
+                and columns.wait[slot] > FREE  # what nobody else uses is nobody's share
+                and policy.over_share(request, now)
+            ):
                 return self._not_its_turn(candidates, now)
             return self._promised(candidates, slot, FEASIBLE)
         if slot is not None and (candidates.fit.any() or request.tries):

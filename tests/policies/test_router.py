@@ -224,9 +224,9 @@ def test_a_new_router_has_the_held_of_the_one_before():
     assert not r.waiting.lines
 
 
-def flood(r, seconds, wants, small=1 / 8, leaves=math.inf, since=0.0):
-    """A hog and a small tenant, whose share of the requests is `small` until it leaves, at a node that serves a hundred
-    a second; who got how much of what it asked for `since` then."""
+def flood(r, seconds, wants, small=1 / 8, leaves=math.inf, since=0.0, left=0.0):
+    """A hog and a small tenant, whose share of the requests is `small`, and `left` after it `leaves`, at a node that
+    serves a hundred a second; who got how much of what it asked for `since` then."""
     rng, now, asked, met = random.Random(3), 0.0, Counter(), Counter()
     running: list[tuple[float, Any]] = []
     held: dict[int, tuple[Any, float]] = {}
@@ -256,7 +256,7 @@ def flood(r, seconds, wants, small=1 / 8, leaves=math.inf, since=0.0):
         for again, until in list(held.values()):
             if now >= until:
                 route(again, now)
-        tenant = "small" if now < leaves and rng.random() < small else "hog"
+        tenant = "small" if rng.random() < (small if now < leaves else left) else "hog"
         asked[tenant] += now >= since
         route(request(arrived=now, deadline=now + 0.3, tenant=tenant, when_infeasible=wants), now)
     return {name: met[name] / asked[name] for name in asked if asked[name]}
@@ -273,9 +273,15 @@ def test_a_hog_is_refused_first(wants):
 
 @pytest.mark.parametrize("wants", [(Infeasible.BEST_EFFORT,), (Infeasible.HOLD, Infeasible.BEST_EFFORT), HOLD])
 def test_who_is_left_alone_has_all_of_it(wants):
-    left = 8.0
-    got = flood(router(worker("w")), 16.0, wants, small=1 / 2, leaves=left, since=left + SILENT_SECONDS + 1.0)
+    got = flood(router(worker("w")), 16.0, wants, small=1 / 2, leaves=8.0, since=8.0 + SILENT_SECONDS + 1.0)
     assert got["hog"] > 0.95, "80 of the 100 a second that there are"
+
+
+@pytest.mark.parametrize("wants", [(Infeasible.BEST_EFFORT,), (Infeasible.HOLD, Infeasible.BEST_EFFORT), HOLD])
+def test_a_hog_may_use_what_nobody_else_does(wants):
+    got = flood(router(worker("w")), 16.0, wants, small=1 / 2, leaves=8.0, since=11.0, left=1 / 16)
+    assert got["small"] > 0.95
+    assert got["hog"] > 0.6, "2 % where it waits for a turn that takes what both once asked for to be forgotten"
 
 
 def test_degrading_stops_at_the_floor():
