@@ -348,7 +348,8 @@ async def finish(proxy: Proxy, stop: Stop) -> None:
 async def conformance(url: str, engine: str, model: str, metrics_url: str) -> list[Row]:
     """What an engine shows and answers. Raises ConfigError for a URL that cannot be used."""
     base, _ = engine_address(url)
-    async with aiohttp.ClientSession() as session:
+    # each question by itself: a server may close after an answer of 500
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
         adapter = attaching.adapter(engine)(session, base, metrics_url)
         return await Conformance(session, base, adapter, model).rows()
 
