@@ -7,6 +7,7 @@ when the configuration or an address cannot be used, 2 for options that make no 
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import signal
@@ -94,7 +95,9 @@ def main(
         try:
             runner.run(_run(config, path, overlay))
         except OSError as error:
-            raise click.ClickException(f"cannot serve: {error}") from None
+            taken = error.errno == errno.EADDRINUSE
+            hint = ": choose another with --port and --control-port, or in the file" if taken else ""
+            raise click.ClickException(f"cannot serve: {error}{hint}") from None
 
 
 async def _run(config: GatewayConfig, path: Path | None, overlay: Overlay) -> None:

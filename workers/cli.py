@@ -7,6 +7,7 @@ status: 0 after a drain, 1 for a fault, 2 for options that cannot be used.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 from collections.abc import Callable
@@ -38,11 +39,18 @@ def placed(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--zone", default="", help="Zone inside the region."),
         click.option("--cloud", default="", help="Cloud or owner."),
         click.option("--id", "worker_id", default="", help="Stable name in the registry.  [default: HOST-PORT]"),
-        click.option("--price-hour", type=float, default=None, help="US dollars per accelerator hour.  [default: 0]"),
+        click.option(
+            "--price-hour",
+            type=click.FloatRange(0),
+            default=None,
+            help="US dollars per accelerator hour.  [default: 0]",
+        ),
         click.option("--reserved", is_flag=True, help="--price-hour is paid, used or not."),
-        click.option("--egress-gb", type=float, default=0.0, help="US dollars per gigabyte sent."),
+        click.option("--egress-gb", type=click.FloatRange(0), default=0.0, help="US dollars per gigabyte sent."),
         click.option("--accelerator", default="", help="What it runs on, free text."),
-        click.option("--power-watts", type=float, default=0.0, help="What the accelerator draws under load."),
+        click.option(
+            "--power-watts", type=click.FloatRange(0), default=0.0, help="What the accelerator draws under load."
+        ),
         click.option("--carbon-g-per-kwh", type=click.FloatRange(0), default=None, help="CO2 of its electricity."),
         click.option("--advertise", default="", metavar="HOST:PORT", help="Where gateways reach it."),
         click.option("--advertise-grpc", default="", metavar="HOST:PORT", help="Where gateways reach it by gRPC."),
@@ -127,12 +135,16 @@ def serve(
 )
 @click.option("--model", "models", multiple=True, metavar="NAME[=SERVED_NAME]", help="Default: what the engine lists.")
 @click.option("--variant", default="default", show_default=True, help="Name of this build of the model.")
-@click.option("--quality", type=float, default=1.0, show_default=True, help="Relative to the reference variant.")
-@click.option("--price-in", type=float, default=None, help="US dollars per million prompt tokens.")
-@click.option("--price-out", type=float, default=None, help="US dollars per million output tokens.")
+@click.option(
+    "--quality", type=click.FloatRange(0), default=1.0, show_default=True, help="Relative to the reference variant."
+)
+@click.option("--price-in", type=click.FloatRange(0), default=None, help="US dollars per million prompt tokens.")
+@click.option("--price-out", type=click.FloatRange(0), default=None, help="US dollars per million output tokens.")
 @click.option("--prefill-tps", type=float, default=PREFILL_TPS, show_default=True, help="Prompt tokens a second.")
 @click.option("--decode-tps", type=float, default=DECODE_TPS, show_default=True, help="Tokens a second, one stream.")
-@click.option("--max-batch", type=int, default=MAX_BATCH, show_default=True, help="Requests it works on at once.")
+@click.option(
+    "--max-batch", type=click.IntRange(1), default=MAX_BATCH, show_default=True, help="Requests it works on at once."
+)
 @click.option("--metrics-url", default="", metavar="URL", help="Its metrics page, where it is not in its usual place.")
 @click.option("--proxy", is_flag=True, help="Stand in its path: count, drop what expires, tell times and load.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address the proxy listens on.")
@@ -237,6 +249,7 @@ def placement(place: dict[str, Any], price_in: float | None = None, price_out: f
     return config.Placement(
         id=place.pop("worker_id"),
         price=config.price(place.pop("price_hour"), price_in, price_out, reserved=place.pop("reserved")),
+        redis=config.registry(place.pop("redis")),
         egress_usd_per_gb=place.pop("egress_gb"),
         **place,
     )
@@ -261,4 +274,5 @@ def run(start: Callable[[], Any], verbose: bool) -> None:
     except (ConfigError, ManifestError) as error:
         raise click.UsageError(str(error)) from error
     except OSError as error:
-        raise click.ClickException(str(error)) from error
+        hint = ": choose another with --port" if error.errno == errno.EADDRINUSE else ""
+        raise click.ClickException(f"{error}{hint}") from error

@@ -24,6 +24,7 @@ QUEUE_LIMIT = 256
 DRAIN_SECONDS = 30.0
 """Longest wait for requests in flight at shutdown; container platforms kill after 30 s."""
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+REDIS_SCHEMES = ("redis", "rediss", "unix")
 ANY_ADDRESS = ("0.0.0.0", "[::]")  # noqa: S104 - compared with, not bound to
 
 
@@ -138,6 +139,13 @@ def weighed(weight: str) -> tuple[str, float]:
     if not name or not 0 < value < math.inf:
         raise ConfigError(f"--weight {weight}: give VARIANT=WEIGHT, the weight a number above 0, as in int8=2")
     return name, value
+
+
+def registry(url: str) -> str:
+    """A Redis URL as --redis takes it; empty means none. Raises ConfigError."""
+    if url and url.partition("://")[0] not in REDIS_SCHEMES:
+        raise ConfigError(f"--redis {url}: not a Redis URL: write redis://HOST:PORT/0, rediss:// or unix://PATH")
+    return url
 
 
 def guessed_curve(prefill_tps: float, decode_tps: float) -> Curve:

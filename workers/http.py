@@ -52,6 +52,8 @@ MAX_DEADLINE_MS = 3_600_000.0
 """Longer deadlines are clamped: nothing here takes an hour."""
 REQUEST_ID = re.compile(r"\A[!-~]{1,128}\Z")
 _DECIMAL = re.compile(r"\A[0-9]{1,12}(\.[0-9]{1,6})?\Z")
+_PATTERN = re.compile(r":[^{}]+\}")
+"""What a route demands of a part of its path, which is nothing for a client to read."""
 
 JSON = "application/json"
 SPENT = web.ResponseKey("spent", Timings)
@@ -139,7 +141,7 @@ def read_headers(headers: MultiMapping[str], now: float) -> Call | Refused:
         if not values:
             continue
         if len(values) > 1 or not _DECIMAL.match(values[0]):
-            return Refused(Reason.BAD_REQUEST, "It is one number of milliseconds.", name)
+            return Refused(Reason.BAD_REQUEST, f"{name} takes one number of milliseconds, such as 250.", name)
         seconds[name] = min(float(values[0]), MAX_DEADLINE_MS) / 1e3
     budget = seconds.get(DEADLINE_HEADER, seconds.get(ENVOY_DEADLINE_HEADER, math.inf))
     variant, first = headers.get(VARIANT_HEADER, ""), seconds.get(FIRST_DEADLINE_HEADER, math.inf)
@@ -200,7 +202,7 @@ class Server:
     def __init__(self, routes: Iterable[Route], gauges: Gauges, clock: Callable[[], float]) -> None:
         self.in_flight = 0
         routes = tuple(routes)
-        self._served = sorted({route.path for route in routes if route.method == "POST"})
+        self._served = sorted({_PATTERN.sub("}", route.path) for route in routes if route.method == "POST"})
         self._gauges = gauges
         self._clock = clock
         self._idle = asyncio.Event()

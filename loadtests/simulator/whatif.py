@@ -74,7 +74,7 @@ def named(policy: str) -> tuple[str, Make]:
     except OSError as error:
         raise FileError(f"{path}: {error.strerror or error}") from error
     except (YAMLError, msgspec.ValidationError) as error:
-        raise FileError(f"{path}: {error}") from error
+        raise FileError(f"{path}: {error}: write one policy, as it stands under `policies:` of gateway.yaml") from error
     return path.stem, product(config)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -103,6 +104,16 @@ def test_exposure_on_the_command_line_is_checked_like_the_files() -> None:
     assert "$.listen.host" in text
     status, text = refused("--host", "192.0.2.1.")
     assert status == 1
+
+
+def test_a_taken_port_is_told_with_the_options_that_choose_another() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for options in (("--port", port, "--control-port", "0"), ("--port", "0", "--control-port", port)):
+            status, text = refused(*options)
+            assert status == 1
+            assert "choose another with --port and --control-port" in text
+            assert "Traceback" not in text
 
 
 def test_this_interpreter_is_fit(monkeypatch: pytest.MonkeyPatch) -> None:

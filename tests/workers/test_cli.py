@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 
@@ -98,6 +99,9 @@ def test_attach_may_stand_in_the_path_and_read_a_page_elsewhere(invoke):
         (["attach", "http://e"], "--engine"),
         (["attach", "http://e", "--engine", "vllm", "--price-in", "1", "--price-hour", "1"], "exclude each other"),
         (["serve", "--port", "99999"], "--port"),
+        (["serve", "--price-hour", "-1"], "--price-hour"),
+        (["attach", "http://e", "--engine", "vllm", "--max-batch", "0"], "--max-batch"),
+        (["serve", "--redis", "http://r"], "--redis http://r: not a Redis URL: write redis://"),
         (["serve", "--nonsense"], "--nonsense"),
     ],
 )
@@ -107,15 +111,22 @@ def test_options_that_cannot_be_used_end_with_status_2(invoke, arguments, says):
     assert says in result.stderr
 
 
-@pytest.mark.parametrize(("error", "status"), [(ConfigError("no region"), 2), (OSError("port is taken"), 1)])
-def test_faults_are_said_without_a_traceback(invoke, monkeypatch, error, status):
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (ConfigError("no region"), 2, "no region"),
+        (OSError("no such address"), 1, "no such address"),
+        (OSError(errno.EADDRINUSE, "port is taken"), 1, "port is taken: choose another with --port"),
+    ],
+)
+def test_faults_are_said_without_a_traceback(invoke, monkeypatch, error, status, says):
     async def fail(config, announce):
         raise error
 
     monkeypatch.setattr(app, "serve", fail)
     result, _ = invoke("serve", "--model", "digits")
     assert result.exit_code == status
-    assert str(error) in result.stderr
+    assert says in result.stderr
     assert "Traceback" not in result.output
 
 

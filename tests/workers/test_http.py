@@ -127,6 +127,12 @@ async def test_refusals_have_one_shape_and_the_open_inference_protocols_its_own(
     assert ("x-isochrone-executed" in headers) == (status in (504, 503) or code == "model_not_found")
 
 
+async def test_who_asks_for_what_is_not_there_is_told_what_is(client):
+    async with serving(tensor_entry()) as bench:
+        _, _, body = await ask(client, "POST", bench.url + "/v1/nowhere")
+    assert told(body)["message"].endswith("/v2/models/{model}/infer, /v2/models/{model}/versions/{version}/infer.")
+
+
 async def test_a_body_that_is_too_large_is_refused_before_it_is_sent():
     async with serving(tensor_entry()) as bench:
         reader, writer = await asyncio.open_connection("127.0.0.1", bench.port)

@@ -24,6 +24,7 @@ async def listen(server: Any, host: str, port: int) -> int:
     try:
         taken = int(server.add_insecure_port(place))
     except RuntimeError as error:
-        raise OSError(f"cannot listen for gRPC on {place}: {error}") from error
+        hint = "the port is taken, or the address not this machine's: choose another with --grpc-port"
+        raise OSError(f"cannot listen for gRPC on {place}: {hint}") from error
     await server.start()
     return taken

@@ -65,6 +65,7 @@ def test_a_policy_of_ones_own_is_read(tmp_path):
     [
         ("balancer: {kind: magic}", r"bad\.yaml: .*magic.*\$\.balancer\.kind"),
         ("blancer: {}", r"bad\.yaml: .*blancer"),
+        ("id: gateway", r"bad\.yaml: .*`id`: write one policy, as it stands under `policies:`"),
         ("balancer: [", r"bad\.yaml"),
         (None, r"bad\.yaml: No such file"),
     ],
