@@ -11,12 +11,13 @@ import numpy as np
 
 from policies.balancers.cheapest_in_deadline import TIER
 from policies.candidates import Candidates
+from policies.choice import Choice
 from policies.columns import Columns, Floats
 from policies.cost import bill, hourly
 from policies.health import State
 from policies.masks import Mask, allows, in_regions
 from policies.request import INFINITE, Hold, Outcome, Request, Shed
-from policies.router import Choice, Router
+from policies.router import Router
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -109,7 +110,7 @@ def explain(router: Router, request: Request, now: float) -> Explanation:
     """Explain the decision a request would get now."""
     router.fleet.refresh(request.model, now)
     columns = router.fleet.columns(request.model)
-    choice = router.consider(request, now)
+    choice = router.foresee(request, now)
     chosen = choice.slot if isinstance(choice, Choice) else None
     candidates: tuple[Candidate, ...] = ()
     view = None

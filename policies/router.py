@@ -15,8 +15,6 @@ import random
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from policies import admission, probing, refusal
 from policies.admission import CROWDED_FROM
 from policies.balancers import Balancer
@@ -24,9 +22,9 @@ from policies.balancers.cheapest_in_deadline import CheapestInDeadline, cheapest
 from policies.balancers.soonest import FastestTokens, Soonest
 from policies.calibrate import LEAST_SPREAD
 from policies.candidates import Candidates
+from policies.choice import Choice, crowded_out, hopeless, worth_trying
 from policies.columns import Columns
 from policies.fleet import Fleet
-from policies.node import Node
 from policies.policy import Policy as Policy
 from policies.reason import Reason
 from policies.request import (
@@ -47,42 +45,11 @@ from policies.waiting import FREE, TO_SPARE, Waiting, latest_start
 if TYPE_CHECKING:
     from policies.shadow import Shadow
 
-WORTH_TRYING = 0.9
-"""The probability from which a request that may be tried without a promise is tried at once, not held until it can be
-promised: time that is waited is lost. In the headline world (seeds 101 and 102, load 0.95) 89.8 % are in time with 0.85
-and 89.5 % with 0.95; held for their promise, always, some 2 % fewer than without any hold."""
 SHORTEST_HOLD = 0.01
 """Seconds. Less is no wait: a tick of the gateway's timers, and far above the rounding of the columns."""
 NEARLY = 0.25
 """Spreads of slack within which two nodes are equally sure: a tenth of a probability at the median, less elsewhere."""
 FEASIBLE = Status.FEASIBLE
-
-
-class Choice(msgspec.Struct, gc=False, frozen=True):
-    """What `consider` found: a node and the promise it was picked under."""
-
-    candidates: Candidates
-    slot: int
-    status: Status
-    test: bool = False
-    """Whether it would be feasible, if its promise could be given now."""
-
-    @property
-    def node(self) -> Node:
-        return self.candidates.columns.nodes[self.slot]
-
-
-def worth_trying(candidates: Candidates, now: float) -> bool:
-    """Whether best effort, which the request takes as well, is too likely to succeed to wait for better."""
-    return Infeasible.BEST_EFFORT in candidates.request.when_infeasible and candidates.surest(now)[1] >= WORTH_TRYING
-
-
-def hopeless(choice: Choice | Hold | Shed) -> bool:
-    """Whether nobody can serve a request in time (and not only its balancer picked somebody who cannot)."""
-    if isinstance(choice, Choice):
-        return choice.status is Status.BEST_EFFORT and not (choice.test or choice.candidates.fit.any())
-    return isinstance(choice, Hold) or choice.reason is Reason.DEADLINE_INFEASIBLE
-
 
 _Open = tuple[Dispatch, Policy, float, bool]
 """A dispatch that has not been reported, whose it is, the work reserved (what `report` must undo), and whether it tests
@@ -137,13 +104,13 @@ class Router:
         choice = self.consider(request, now, avoid)
         if not avoid and not request.patient and not (waits and self.waiting.holds(request)):
             promised = isinstance(choice, Choice) and choice.status is FEASIBLE
-            crowded = not promised and self.crowded_out(choice, now)
+            crowded = not promised and crowded_out(choice, now)
             policy.overload.routed(crowded)
             if not promised and hopeless(choice):
                 self.fleet.unmet(request, crowded)
         yields = False
         if policy.overload.share > CROWDED_FROM and not avoid and isinstance(choice, Choice):
-            choice = self._yielding(policy, choice, now)
+            choice = self.yielded(policy, choice, now)
             yields = isinstance(choice, Hold)
         if waits or (policy.overload.share > CROWDED_FROM and not avoid):
             self._contend(policy, request, choice, now)
@@ -190,6 +157,10 @@ class Router:
         self.fleet.tick(now)
 
     # The decision without the reservation: also what explanations are made of.
+
+    def foresee(self, request: Request, now: float) -> Choice | Hold | Shed:
+        """What `route` would decide now."""
+        return self.yielded(self._policies[request.policy], self.consider(request, now), now)
 
     def consider(self, request: Request, now: float, avoid: Collection[str] = ()) -> Choice | Hold | Shed:
         """Pick a node for a request and reserve nothing. (Only the balancer's own turn and chance move on.)"""
@@ -279,16 +250,6 @@ class Router:
         slots = (slack >= slack.max() - NEARLY).nonzero()[0]
         return Choice(candidates, cheapest_with_room(candidates, slots, self._rng), Status.BEST_EFFORT)
 
-    def crowded_out(self, choice: Choice | Hold | Shed, now: float) -> bool:
-        """Whether only queues kept a request from being promised its deadline."""
-        if isinstance(choice, Hold):
-            return True
-        if isinstance(choice, Choice):
-            if choice.status is not Status.BEST_EFFORT or choice.test:
-                return False
-            return choice.candidates.crowded_out(now)
-        return choice.reason is Reason.DEADLINE_INFEASIBLE and choice.retry_after is not None
-
     # Holding.
 
     def _until(self, columns: Columns, request: Request, quality: float, now: float) -> float:
@@ -301,10 +262,12 @@ class Router:
         until = latest_start(Candidates(columns, request, anybody, now), now)
         return until if until - now >= SHORTEST_HOLD else -INFINITE
 
-    def _yielding(self, policy: Policy, choice: Choice, now: float) -> Choice | Hold:
+    def yielded(self, policy: Policy, choice: Choice | Hold | Shed, now: float) -> Choice | Hold | Shed:
         """While there is not enough for all, who has time to spare waits here until its node is free."""
+        if not isinstance(choice, Choice) or not policy.admission.yielding or policy.overload.share <= CROWDED_FROM:
+            return choice
         candidates = choice.candidates
-        if not policy.admission.yielding or candidates.columns.wait[choice.slot] <= FREE:
+        if candidates.columns.wait[choice.slot] <= FREE:
             return choice
         until = self._until(candidates.columns, candidates.request, candidates.request.quality, now) - TO_SPARE
         return Hold(until) if until - now >= SHORTEST_HOLD else choice

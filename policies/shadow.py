@@ -14,9 +14,11 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from policies.calibrate import Calibration
+from policies.choice import Choice, crowded_out
 from policies.fleet import Fleet
+from policies.policy import Policy
 from policies.request import Dispatch, Hold, Request, Shed, Status
-from policies.router import Choice, Policy, Router
+from policies.router import Router
 
 OWN, SHADOW = "policy", "shadow"
 """The two that are compared."""
@@ -69,13 +71,14 @@ class Shadow:
 
     def consider(self, request: Request, now: float) -> Choice | Hold | Shed:
         """What it would do; nothing is reserved."""
-        return self._router.consider(replace(request, policy=self.name), now)
+        return self._router.foresee(replace(request, policy=self.name), now)
 
     def pick(self, request: Request, now: float) -> Pick | None:
         """Likewise, as figures; None where it would hold or refuse."""
-        choice = self.consider(request, now)
+        choice = self._router.consider(replace(request, policy=self.name), now)
         if not request.patient:  # its own sense of overload, by the requests it is asked about
-            self._policy.overload.routed(self._router.crowded_out(choice, now))
+            self._policy.overload.routed(crowded_out(choice, now))
+        choice = self._router.yielded(self._policy, choice, now)
         if not isinstance(choice, Choice):
             return None
         node, cost = choice.node, choice.candidates.cost.item(choice.slot)

@@ -6,7 +6,7 @@ import pytest
 from policies.config import NearestConfig, PolicyConfig
 from policies.explain import explain
 from policies.records import Curve, ReservedPrice
-from policies.request import DrainSet, Infeasible, LoadSeen, Selection
+from policies.request import DrainSet, Hold, Infeasible, LoadSeen, Selection
 from tests.fleets import endpoint, load, request, router, worker
 
 
@@ -26,6 +26,19 @@ def test_it_agrees_with_the_decision_and_reserves_nothing(house):
     assert explanation.chosen == house.route(asked, 0.0).node.id
     assert explanation.decision == "feasible"
     assert house.open == 1
+
+
+def test_in_overload_it_agrees_that_who_has_time_to_spare_waits(house):
+    for name in ("near", "far", "farther"):
+        house.observe(LoadSeen(load(name, 2, waiting=100, running=1, backlog=1.0), 0.0), 0.0)
+    for _ in range(60):
+        house.route(request(deadline=0.6), 0.0)
+    patient = request(deadline=9.0)
+    explanation = explain(house, patient, 0.0)
+    held = house.route(patient, 0.0)
+    assert isinstance(held, Hold)
+    assert explanation.chosen is None
+    assert explanation.hold_s == pytest.approx(held.until, abs=0.01)
 
 
 def test_candidates_come_cheapest_first_with_their_verdicts(house):
