@@ -90,6 +90,8 @@ class WorkerState:
         free slots or not."""
         self.service = 0.0
         """Mean seconds for which one of our requests keeps the next one waiting there."""
+        self.turn = 0.0
+        """Mean seconds for which one of ours keeps those waiting that wait for a slot; where no backlog is told."""
         self.strangers = 0.0
         """Requests a second that others send there, by its own count of arrivals."""
         self.asked_at = -math.inf
@@ -151,7 +153,11 @@ class WorkerState:
         self.in_flight += 1
         self._sent += 1
         gain = 1.0 / (self._sent + SERVICE_PRIOR)
-        self.service += (gain if gain > SERVICE_GAIN else SERVICE_GAIN) * (work - self.service)
+        gain = gain if gain > SERVICE_GAIN else SERVICE_GAIN
+        self.service += gain * (work - self.service)
+        if self.serial and self.load is not None and self.load.backlog is None:
+            turn = dispatch.node.share(dispatch.eta.prefill + dispatch.eta.decode)
+            self.turn += (gain if self.turn else 1.0) * (turn - self.turn)
         self._unseen[id(dispatch)] = (dispatch.at, work)
         self._unseen_work += work
 
@@ -214,7 +220,8 @@ class WorkerState:
         send, as far as these are known."""
         if load.backlog is None:
             assert load.waiting is not None
-            return max(0, load.waiting - self._finished) * self.service
+            # Text that waits at all waits for a slot, as a rule: vLLM and its like start what they have room for.
+            return max(0, load.waiting - self._finished) * max(self.service, self.turn)
         left = load.backlog - (now - self.load_at) * (1.0 - min(1.0, self.strangers * self.service))
         return left if left > 0.0 else 0.0
 

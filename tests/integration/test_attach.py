@@ -7,8 +7,6 @@ from loadtests.processes import isochrone
 from tests.integration.stage import MODEL, Stage, chat, hammer, until, worker_of
 
 SOON = {"x_deadline_ms": 1500}
-LONG = [{"role": "user", "content": "word " * 2000}]
-"""A text engine's queue is a wait by the prompts in it (policies/worker.py): short ones take no time worth a detour."""
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +29,11 @@ def engines():
 
 def test_a_rising_queue_moves_requests_and_a_falling_one_brings_them_back(engines):
     gateway, fakes = engines
-    until(lambda: worker_of(chat(gateway, headers=SOON, messages=LONG)) == "cheap")
+    until(lambda: worker_of(chat(gateway, headers=SOON)) == "cheap")
     fakes["cheap"].control(queue=20)
-    until(lambda: worker_of(chat(gateway, headers=SOON, messages=LONG)) == "dear")
+    until(lambda: worker_of(chat(gateway, headers=SOON)) == "dear")
     fakes["cheap"].control(queue=0)
-    until(lambda: worker_of(chat(gateway, headers=SOON, messages=LONG)) == "cheap")
+    until(lambda: worker_of(chat(gateway, headers=SOON)) == "cheap")
 
 
 def test_the_engine_is_called_at_its_own_address_with_its_own_body(engines):

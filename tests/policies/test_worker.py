@@ -1,5 +1,6 @@
 import pytest
 
+from policies.reason import Reason
 from policies.records import Curve
 from policies.request import Dispatch, DrainSet, LoadSeen, Outcome
 from policies.worker import KNEE, MIN_HEADROOM
@@ -120,3 +121,14 @@ def test_old_loads_are_not_counted_on():
     r, node = only_node()
     r.observe(LoadSeen(load("w", 2, waiting=50, running=4), 0.0), 0.0)
     assert (node.state.outstanding(1.0), node.state.outstanding(4.0)) == (54, 0)
+
+
+def test_text_that_waits_in_an_engine_without_a_backlog_waits_for_slots():
+    curve = Curve(base=0.01, prefill=1e-5, decode=0.02)
+    r, node = only_node(worker("w", endpoints=(endpoint(curve=curve, max_batch=4),)))
+    r.observe(LoadSeen(load("w", 2, waiting=0, running=4, backlog=None), 0.0), 0.0)
+    for second in range(3):
+        sent = r.route(request(prompt_tokens=10, output_tokens=100), float(second))
+        r.report(sent, Outcome(reason=Reason.CLIENT_GONE), second + 0.5)
+    r.observe(LoadSeen(load("w", 3, waiting=20, running=4, backlog=None), 0.0), 4.0)
+    assert node.state.wait(4.0) == pytest.approx(20 * 2.0 / 4, rel=0.1), "two seconds of decoding each, in four slots"
