@@ -210,7 +210,8 @@ def decided(told: Row) -> RenderableType:
     if told.get("refused"):
         parts.append(Text(f"refused: {told['refused']['code']}: {told['refused']['detail']}"))
     for attempt in told["attempts"]:
-        table = Table(box=None, header_style="bold", title_justify="left", title=_attempt(attempt))
+        parts.append(Text(_attempt(attempt), "table.title"))  # a table's own title breaks at the table's width
+        table = Table(box=None, header_style="bold")
         table.add_column("")
         for _, name in PARTS:
             table.add_column(name, justify="right", no_wrap=True)

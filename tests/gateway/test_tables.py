@@ -171,6 +171,9 @@ def test_a_decided_request() -> None:
     assert "held" not in shown
     assert "late, held 3.0 ms of it" in text(tables.decided(decision | {"held_ms": 3.0}))
     assert "attempt 1 at a/m:v in eu, best effort: ok" in shown
+    long = decision | {"attempts": [decision["attempts"][0] | {"node": "a" * 80, "outcome": "deadline_exceeded"}]}
+    line = f"attempt 1 at {'a' * 80} in eu, best effort: deadline_exceeded"
+    assert line in [row.strip() for row in text(tables.decided(long)).splitlines()], "on one line, wider than its table"
     assert "$2,000" in shown
     refused = {
         "request_id": "r", "at": "t", "status": 429, "attempts": [],
