@@ -292,6 +292,8 @@ class Exchange(Ending):
         elif self.state in (CONNECT, SENT):
             if now < attempt.sent + attempt.patience:
                 self._watch_for(attempt, attempt.sent + attempt.patience)
+            elif attempt.hedge_at < INFINITE:
+                self._watch_for(attempt, attempt.limit)  # it gets company, which is better than to be given up
             else:
                 self._give_up(attempt, now)
         elif now < attempt.heard + STALL or self.answer.outlet.paused:

@@ -94,6 +94,23 @@ def test_the_hedge_answers_and_the_silent_one_is_cancelled() -> None:
     assert edge.router.fleet.workers["a"].health._failures == 0
 
 
+def test_a_loose_deadline_too_is_kept_by_company_and_not_by_giving_up() -> None:
+    edge = hedging()
+    assert (
+        Playbook(edge)
+        >> client(post(CHAT, b"x-deadline-ms: 3000"))
+        << upstream("a", b"POST")
+        >> seconds(2.0)  # more than half of it, when an attempt that has no hedge to come is given up
+        << untried("b")
+        >> seconds(0.9)
+        << upstream("b", b"POST")
+        >> upstream_says("b", reply(ANSWER))
+        << client_sees(b"200 OK")
+        << cancelled("a")
+    )
+    assert hedges(edge) == {"won": 1}
+
+
 def test_the_first_answers_after_all_and_the_hedge_is_cancelled() -> None:
     edge = hedging()
     assert (
