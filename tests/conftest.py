@@ -26,7 +26,7 @@ def gateway(fleet):
 
 @pytest.fixture(autouse=True)
 def denormals():
-    """ONNX Runtime flushes denormals to zero in the thread that runs it, where that is the tests' own hypothesis draws no
-    floats from then on: put the thread's arithmetic back."""
+    """ONNX Runtime flushes denormals to zero in the thread that runs it; where that is the tests' own, hypothesis draws
+    no floats from then on: put the thread's arithmetic back."""
     yield
     ctypes.CDLL("libm.so.6").fesetenv(ctypes.c_void_p(-1))  # FE_DFL_ENV

@@ -32,8 +32,8 @@ class Worker(asyncio.Protocol):
     def connection_made(self, transport):
         self.transport = transport
         self.server.transports.add(transport)
-        if not self.server.reads:
-            transport.pause_reading()
+        if not self.server.reads:  # a moment later: before Python 3.11.4 reading begins after this, paused or not
+            asyncio.get_running_loop().call_later(0.01, transport.pause_reading)
 
     def data_received(self, data):
         self.transport.write(data)
