@@ -102,8 +102,8 @@ class Subscription:
             pause = min(2 * pause, longest)
 
     async def _alone(self) -> None:
-        """A session in its own task. Before Python 3.11.3 a failed TaskGroup leaves its task looking cancelled, and then
-        the next time limit ends the task instead of the wait (gh-102780): a Redis that froze was never heard again."""
+        """A session in its own task. Before Python 3.11.3 a failed TaskGroup leaves its task looking cancelled, and
+        then the next time limit ends the task, not the wait (gh-102780): a Redis that froze was never heard again."""
         session = asyncio.get_running_loop().create_task(self._session())
         try:
             await session
