@@ -16,7 +16,7 @@ from workers.catalog import Entry
 from workers.http import Call
 from workers.lengths import alike
 from workers.queue import Job, Refused
-from workers.refusal import early
+from workers.refusal import answers
 from workers.runners import Batched
 from workers.timings import timings
 
@@ -45,7 +45,7 @@ async def vectors(batcher: Batcher, entry: Entry, texts: Sequence[str], call: Ca
         )
         for size, part in parts
     ]
-    results = early(batcher, jobs, call.expected_wait) or await batcher.results(jobs)
+    results = await answers(batcher, jobs, call.expected_wait)
     if isinstance(results, Refused):
         return results
     order = [i for _, part in parts for i in part]

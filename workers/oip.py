@@ -8,8 +8,7 @@ Specification: github.com/kserve/open-inference-protocol, open_inference_rest.ya
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,7 +21,7 @@ from workers.batcher import Batcher
 from workers.catalog import TENSOR, Catalog, Entry
 from workers.http import Call, Reply, Route, invalid, json_reply, read_body
 from workers.queue import Refused, bad
-from workers.refusal import early
+from workers.refusal import answers
 from workers.timings import timings
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -55,23 +54,10 @@ class InferBody(msgspec.Struct):
     parameters: dict[str, Any] | None = None
 
 
-class Sent(NamedTuple):
-    """An input with its bytes, where it has any."""
+class Sent(tensors.Part):
+    """An input of a JSON body."""
 
-    tensor: Tensor
-    raw: memoryview | None = None
-
-    @property
-    def name(self) -> str:
-        return self.tensor.name
-
-    @property
-    def datatype(self) -> str:
-        return self.tensor.datatype
-
-    @property
-    def shape(self) -> Sequence[int]:
-        return self.tensor.shape
+    __slots__ = ()
 
     def array(self, dtype: np.dtype[Any]) -> np.ndarray | str:
         """Numbers, flat or nested, or the bytes behind the JSON."""
@@ -155,7 +141,7 @@ class OpenInference:
         if isinstance(feeds, Refused):
             return feeds
         jobs = tensors.jobs(feeds, entry, call.arrived, call.deadline)
-        results = early(self._batcher, jobs, call.expected_wait) or await self._batcher.results(jobs)
+        results = await answers(self._batcher, jobs, call.expected_wait)
         if isinstance(results, Refused):
             return results
         reply = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from policies.reason import Reason
 from workers.batcher import Batcher
@@ -62,6 +63,11 @@ def early(batcher: Batcher, jobs: Sequence[Job], expected_wait: float | None) ->
     for job in jobs:
         end(job, refused, batcher.runners[job.lane].tally, now)
     return refused
+
+
+async def answers(batcher: Batcher, jobs: Sequence[Job], expected_wait: float | None) -> list[Any] | Refused:
+    """Run the batched jobs of one request and wait for them all, unless an early no is the answer."""
+    return early(batcher, jobs, expected_wait) or await batcher.results(jobs)
 
 
 def _least(runner: Runner, job: Job) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import grpc
@@ -30,7 +30,7 @@ from workers.proto import messages, refusals
 from workers.proto.health import Health
 from workers.proto.listening import listen, options
 from workers.queue import Refused, bad
-from workers.refusal import early
+from workers.refusal import answers
 from workers.timings import timings
 
 log = logging.getLogger(__name__)
@@ -60,23 +60,10 @@ class Answered(NamedTuple):
     timings: Timings | None = None
 
 
-class Sent(NamedTuple):
-    """One input of a request: the message's part, and its bytes where the request has them apart."""
+class Sent(tensors.Part):
+    """An input of a message."""
 
-    tensor: Any
-    raw: bytes | None = None
-
-    @property
-    def name(self) -> str:
-        return self.tensor.name
-
-    @property
-    def datatype(self) -> str:
-        return self.tensor.datatype
-
-    @property
-    def shape(self) -> Sequence[int]:
-        return self.tensor.shape
+    __slots__ = ()
 
     def array(self, dtype: np.dtype[Any]) -> np.ndarray | str:
         if self.raw is not None:
@@ -229,7 +216,7 @@ class RpcServer:
         if isinstance(feeds, Refused):
             return feeds
         jobs = tensors.jobs(feeds, entry, call.arrived, call.deadline)
-        results = early(self._batcher, jobs, call.expected_wait) or await self._batcher.results(jobs)
+        results = await answers(self._batcher, jobs, call.expected_wait)
         if isinstance(results, Refused):
             return results
         values = {name: tensors.joined(name, results) for name in outputs}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,6 +25,26 @@ DTYPES: dict[str, Any] = {
     "FP32": np.float32,
     "FP64": np.float64,
 }
+
+
+class Part(NamedTuple):
+    """An input as its surface has it, and its bytes where they came apart. A surface adds `array`, which makes it `Given`."""
+
+    tensor: Any
+    """With `name`, `datatype` and `shape`."""
+    raw: bytes | memoryview | None = None
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def datatype(self) -> str:
+        return self.tensor.datatype
+
+    @property
+    def shape(self) -> Sequence[int]:
+        return self.tensor.shape
 
 
 class Given(Protocol):
