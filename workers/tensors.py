@@ -28,7 +28,7 @@ DTYPES: dict[str, Any] = {
 
 
 class Part(NamedTuple):
-    """An input as its surface has it, and its bytes where they came apart. A surface adds `array`, which makes it `Given`."""
+    """An input as its surface has it, and its bytes where they came apart. A surface adds `array` and it is `Given`."""
 
     tensor: Any
     """With `name`, `datatype` and `shape`."""
